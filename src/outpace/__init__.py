@@ -1,0 +1,3 @@
+"""Outpace: the managed LLM inference platform that a team runs itself."""
+
+__version__ = "0.1.0"

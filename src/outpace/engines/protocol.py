@@ -1,0 +1,111 @@
+"""The engine adapter: everything Outpace must know of an engine, as declarations and pure functions.
+
+An adapter never does I/O. `fleet` starts what `launch` describes; `gateway` sends what `call` returns and
+feeds the answer's bytes to the reader that `call` names. Add an engine: docs/guides/add-an-engine.md.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from outpace.values.deployment import Launch, LaunchOrder, Task
+from outpace.values.errors import OutpaceError
+from outpace.values.requests import EngineBound
+from outpace.values.snapshot import DeploymentEntry
+from outpace.values.usage import Usage
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine can do; what is not declared is refused by name."""
+
+    tasks: frozenset[Task]
+    # Request fields that the engine (or its reader) honours, per endpoint. Fields that have no effect on
+    # the answer (`user`, `metadata`, …) are honoured by the gateway and need no mention.
+    parameters: Mapping[Task, frozenset[str]]
+    # Same seed and temperature 0 give the same text, also under load.
+    deterministic: bool = False
+    # The engine stops work when the connection closes.
+    cancels_on_disconnect: bool = True
+    # True: Outpace starts the process. False: it is reached by URL.
+    is_launched: bool = True
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP call to a replica; `reader` turns the answer's bytes into the client's."""
+
+    path: str
+    body: bytes
+    reader: "Reader"
+
+
+class Reader(Protocol):
+    """Turns one engine answer into the client's bytes and learns what must be billed.
+
+    The gateway calls `started` once with the engine's status, `feed` with every piece of the body as it
+    arrives, `finished` once at the end of the body. For streamed requests `feed` returns SSE bytes to send
+    at once (possibly empty); for others it returns b"" and `finished` returns the whole JSON body.
+    Raises EngineFailed for an answer that is none, and the translated OutpaceError for an engine's refusal.
+    """
+
+    # What the engine has reported or the reader counted so far; grows during a stream.
+    usage: Usage
+    finish_reason: str | None
+    # The terminal event was seen: the answer is whole.
+    is_complete: bool
+
+    def started(self, status: int, headers: Mapping[bytes, bytes]) -> None: ...
+
+    def feed(self, piece: bytes) -> bytes: ...
+
+    def finished(self) -> bytes: ...
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """How a replica shows that it is up: a path that answers 200, then one real token."""
+
+    path: str
+    # Body of a request to `token_path` that must produce at least one token.
+    token_path: str
+    token_body: bytes
+    start_deadline_s: float = 600.0
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What a replica is doing now."""
+
+    running: int
+    waiting: int
+    kv_used_fraction: float | None = None
+
+
+class Engine(Protocol):
+    """The whole contract of an engine adapter."""
+
+    name: str
+    capabilities: Capabilities
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        """How to start a replica. Raises InvalidInput for settings that the engine does not know."""
+        ...
+
+    def readiness(self, deployment: DeploymentEntry) -> Readiness:
+        """How to find out that a replica answers with real tokens."""
+        ...
+
+    def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
+        """The engine's form of a parsed request. Raises UnsupportedParameter by name."""
+        ...
+
+    @property
+    def load_path(self) -> str | None:
+        """Path whose body `load` reads; None when the engine has no such figure."""
+        ...
+
+    def load(self, body: bytes) -> Load:
+        """The load figures in the body of `load_path`. Raises EngineFailed."""
+        ...
+
+    def error(self, status: int, body: bytes) -> OutpaceError:
+        """An engine's error answer in our terms, without its stack traces."""
+        ...

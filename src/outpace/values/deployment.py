@@ -1,0 +1,105 @@
+"""What a user wants served (spec), and what of it exists (replicas)."""
+
+from typing import Literal
+
+import msgspec
+
+from outpace.values.money import Price
+
+Task = Literal["chat", "completions", "embeddings"]
+ReplicaState = Literal["starting", "ready", "draining", "failed", "stopped"]
+DeploymentState = Literal["ready", "starting", "failed", "stopped"]
+
+
+class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Latency that the deployment should keep at a percentile."""
+
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    percentile: float = 95
+
+
+class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Expected load: requests per second and mean lengths."""
+
+    rate: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many replicas to keep."""
+
+    min: int = 1
+    max: int = 1
+    standby: int = 0
+
+
+class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An OpenAI-compatible API elsewhere; the key stays in the environment variable."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A deployment file, parsed: unknown keys are refused. `price` None means unpriced, never free."""
+
+    name: str
+    # A catalogue id, or the path of a GGUF of the user's own; None only for external deployments.
+    model: str | None = None
+    objective: Objective = Objective()
+    traffic: Traffic = Traffic()
+    engine: str = "auto"
+    precision: str = "auto"
+    kv_precision: str = "auto"
+    speculation: str = "auto"
+    replicas: Replicas = Replicas()
+    price: Price | None = None
+    external: External | None = None
+    # Settings of one engine, such as `parallel` or `context_tokens` for llama.cpp or echo's switches.
+    engine_settings: dict[str, str | int | float | bool] = {}
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """How to start one replica process, and where it will answer."""
+
+    argv: tuple[str, ...]
+    # `unix:/path` or `http://127.0.0.1:PORT`; the process listens there.
+    address: str
+    # Bearer token that the replica requires, so that nobody reaches an engine past the gateway.
+    token: str
+    env: dict[str, str] = {}
+
+
+class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter needs to know to say how a replica is started."""
+
+    replica_id: str
+    deployment: str
+    model: str
+    artifact_path: str | None
+    tasks: tuple[Task, ...]
+    context_tokens: int
+    parallel: int
+    threads: int
+    # A folder of 0700 with a short path, for sockets.
+    socket_dir: str
+    token: str
+    engine_settings: dict[str, str | int | float | bool] = {}
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """One running engine process with one artifact."""
+
+    id: str
+    deployment: str
+    state: ReplicaState
+    address: str
+    token: str
+    pid: int | None = None
+    reason: str | None = None
+    started_at: float = 0.0
+    ready_at: float | None = None
+    load_s: float | None = None
