@@ -1,0 +1,1 @@
+"""Layer one: facts about devices, detection, probes."""

@@ -1,0 +1,1 @@
+"""Layer one: candidates, predictions, choice and explanation."""

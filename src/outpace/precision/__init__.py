@@ -1,0 +1,1 @@
+"""Layer two: number formats, the memory arithmetic, artifacts, quantizing and quality gates."""
