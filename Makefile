@@ -1,5 +1,4 @@
 # One command each: run, test, check. `make setup` needs only Python 3.11+, pip and make.
-SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 UV ?= uv
 VENV := .venv
@@ -7,7 +6,6 @@ BIN := $(VENV)/bin
 # --without-pip below: a bare Debian has no ensurepip, so the system's pip installs into the new environment.
 # Its externally-managed marker is about the system's packages, and does not reach a virtual environment.
 PIP := $(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check --root-user-action ignore --no-input
-# A line per package on a terminal's one line, or plain lines in a log; errors pass through.
 SHOW := $(PYTHON) .ci/installing.py
 CODE := src tests docs $(wildcard bench)
 .DEFAULT_GOAL := help
@@ -29,12 +27,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv --without-pip $(VENV)
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
-	@$(PIP) --require-hashes -r requirements.lock | $(SHOW) requirements.lock
+	@$(SHOW) requirements.lock $(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	@$(PIP) --require-hashes -r requirements-dev.lock | $(SHOW) requirements-dev.lock
+	@$(SHOW) requirements-dev.lock $(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 run: $(VENV)/.installed
