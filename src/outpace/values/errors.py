@@ -209,3 +209,10 @@ class SourceUnreachable(OutpaceError):
 
     code = "source_unreachable"
     status = 502
+
+
+class StorageFailed(OutpaceError):
+    """The home folder cannot be written: no space, no permission, or a broken disk."""
+
+    code = "storage_failed"
+    status = 507
