@@ -1,0 +1,135 @@
+"""One answer on its way from an engine to a client: bytes through the reader, marks to the meter.
+
+A relay is the sink of an exchange. Nothing is sent to the client before the engine's first useful byte, so every
+failure before it keeps its true HTTP status; after it, errors travel in the stream.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from outpace.engines.protocol import Reader
+from outpace.gateway.door import Cycle
+from outpace.gateway.openai.errors import error_body
+from outpace.gateway.upstream import Exchange
+from outpace.values.errors import EngineFailed, EngineTimedOut, OutpaceError
+from outpace.values.usage import Usage
+
+# A stream's mark in the journal: after the first tokens, then each time this many more were sent.
+MARK_EVERY_TOKENS = 64
+# A client that reads nothing for this long is treated as gone.
+STALL_S = 60.0
+
+
+class ClientLeft(OutpaceError):
+    """The client closed its connection; nobody is left to answer."""
+
+    code = "client_left"
+    status = 499
+
+
+class Relay:
+    """Connects one exchange to one client."""
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        reader: Reader,
+        *,
+        is_stream: bool,
+        head: Callable[[], bytes],
+        mark: Callable[[Usage], None],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._cycle = cycle
+        self._reader = reader
+        self._is_stream = is_stream
+        self._head = head
+        self._mark = mark
+        self._now_s = now_s
+        self._exchange: Exchange | None = None
+        self._next_mark_tokens = 1
+        self._stall: asyncio.Task[None] | None = None
+        self.first_byte_s: float | None = None
+
+    @property
+    def has_sent(self) -> bool:
+        """Bytes of the answer went to the client."""
+        return self._is_stream and self.first_byte_s is not None
+
+    @property
+    def reader(self) -> Reader:
+        """What the answer said so far."""
+        return self._reader
+
+    def bind(self, exchange: Exchange) -> None:
+        """The exchange to pause or abort."""
+        self._exchange = exchange
+
+    # -- the exchange's side
+
+    def head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """The engine's status and headers."""
+        self._reader.started(status, headers)
+
+    def piece(self, data: bytes) -> None:
+        """A piece of the engine's body."""
+        out = self._reader.feed(data)
+        if out:
+            self._send(out)
+
+    async def finish(self) -> None:
+        """The engine's body is whole: send what is left. Raises EngineFailed when the answer is cut short."""
+        out = self._reader.finished()
+        if not self._reader.is_complete:
+            raise EngineFailed("The engine ended its answer too early.")
+        if not self._is_stream:
+            self.first_byte_s = self._now_s()
+            self._cycle.respond(200, self._head(), out)
+            return
+        if out:
+            self._send(out)
+        if self.first_byte_s is None:
+            raise EngineFailed("The engine's stream was empty.")
+        self._cycle.end_stream()
+        await self.settle_stall()
+
+    def fail(self, error: OutpaceError) -> None:
+        """End a stream that has begun with the error in it."""
+        self._cycle.write_chunk(b"data: " + error_body(error) + b"\n\n")
+        self._cycle.end_stream()
+
+    async def settle_stall(self) -> None:
+        """Stop waiting for a slow client."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    # -- inside
+
+    def _send(self, out: bytes) -> None:
+        if self.first_byte_s is None:
+            self.first_byte_s = self._now_s()
+            self._cycle.start_stream(200, self._head())
+        self._cycle.write_chunk(out)
+        usage = self._reader.usage
+        if usage.completion_tokens >= self._next_mark_tokens:
+            self._next_mark_tokens = usage.completion_tokens + MARK_EVERY_TOKENS
+            self._mark(usage)
+        if self._cycle.is_paused and self._stall is None and self._exchange is not None:
+            self._exchange.pause()
+            self._stall = asyncio.create_task(self._wait_for_client(self._exchange))
+
+    async def _wait_for_client(self, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self._cycle.drain()
+        except TimeoutError:
+            exchange.abort(ClientLeft("The client stopped reading."))
+        else:
+            exchange.resume()
+        self._stall = None
+
+
+def timed_out(timeout_s: float) -> EngineTimedOut:
+    """The engine used up the deployment's time."""
+    return EngineTimedOut(f"The engine did not finish within {timeout_s:g} s.", retry_after_s=1)

@@ -1,0 +1,103 @@
+"""A gateway worker as a process: one port shared by all workers, one journal, one event loop."""
+
+import asyncio
+import gc
+import os
+import resource
+import socket
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+import uvloop
+
+from outpace.gateway.app import Gateway
+from outpace.gateway.door import Door
+from outpace.gateway.serve import Service
+from outpace.gateway.watch import SnapshotWatch, wait_for_first
+from outpace.metering import Meter
+from outpace.values.clock import Clock
+from outpace.values.records import LoadSeen
+
+_log = structlog.get_logger()
+
+_BACKLOG = 4_096
+_FIRST_SNAPSHOT_S = 30.0
+_LOAD_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The parts of one worker, wired by `compose`."""
+
+    gateway: Gateway
+    service: Service
+    watch: SnapshotWatch
+    meter: Meter
+    clock: Clock
+
+
+def run_worker(worker: Worker, *, host: str, port: int, grace_s: float, protocol: type[Door]) -> None:
+    """Serve until SIGTERM; then finish running requests within `grace_s`, and close the journal."""
+    _allow_many_files()
+    config = uvicorn.Config(
+        worker.gateway,  # type: ignore[arg-type]  # the app reads the door's cycle from the scope, not ASGI's channels
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, int(grace_s)),
+        backlog=_BACKLOG,
+    )
+    listener = listen(host, port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(uvicorn.Server(config), listener, worker))
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, worker: Worker) -> None:
+    await wait_for_first(worker.watch, _FIRST_SNAPSHOT_S)
+    # What was made while starting lives for ever: keep the collector from walking it on every full pass.
+    gc.collect()
+    gc.freeze()
+    background = [asyncio.create_task(worker.watch.run()), asyncio.create_task(_report_load(server, worker))]
+    _log.info("gateway_listening", pid=os.getpid(), address=listener.getsockname())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for task in background:
+            task.cancel()
+        worker.meter.shut()
+
+
+async def _report_load(server: uvicorn.Server, worker: Worker) -> None:
+    last: tuple[dict[str, int], int] | None = None
+    while True:
+        await worker.clock.sleep(_LOAD_EVERY_S)
+        worker.meter.flush()
+        in_flight = {name: count for name, count in worker.service.in_flight().items() if count}
+        seen = (in_flight, len(server.server_state.connections))
+        if seen != last:
+            last = seen
+            worker.meter.load(LoadSeen(at_s=worker.clock.wall_s(), in_flight=seen[0], connections=seen[1]))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that several workers share; the kernel spreads connections over them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _allow_many_files() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,1 @@
+"""Layer three, scheduling: which request goes where, and when. Pure policies."""
