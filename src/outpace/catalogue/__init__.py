@@ -2,6 +2,7 @@
 
 from outpace.catalogue.cards import Card, Weights, read_cards, shipped_cards
 from outpace.catalogue.gguf import GgufFacts
+from outpace.catalogue.listing import listing
 from outpace.catalogue.resolve import Resolved, find_card, resolve
 from outpace.catalogue.store import ArtifactStore, Progress
 
@@ -13,6 +14,7 @@ __all__ = [
     "Resolved",
     "Weights",
     "find_card",
+    "listing",
     "read_cards",
     "resolve",
     "shipped_cards",

@@ -239,8 +239,6 @@ def _check_shape(card: Card, shape: Architecture) -> None:
 def _check_pinned(weights: Weights) -> None:
     """Content is pinned by hash, or by the commit of a hub that is trusted to serve the same for it."""
     if weights.sha256:
-        if weights.size_bytes is None:
-            raise InvalidInput("size_bytes", f"is missing beside the sha256 of {weights.precision}")
         if weights.verify != "sha256":
             raise InvalidInput("verify", "leave it out: there is a sha256 to verify against")
         return

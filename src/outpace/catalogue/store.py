@@ -96,6 +96,18 @@ class ArtifactStore:
             self._note_model(model, weights)
             return path
 
+    def has(self, weights: Weights) -> bool:
+        """True when the artifact was pulled; its content is not looked at."""
+        digest = self._digest(weights)
+        return digest is not None and (self._place(digest) / _WEIGHTS).exists()
+
+    def record_of(self, weights: Weights) -> Record:
+        """What is known of a pulled artifact. Raises WeightsInvalid when there is none."""
+        digest = self._digest(weights)
+        if digest is None or not self.has(weights):
+            raise WeightsInvalid("the artifact is not here; `outpace pull` fetches it")
+        return self._record(digest)
+
     def records(self) -> list[Record]:
         """What is in the store."""
         return [
