@@ -1,0 +1,1 @@
+"""Replicas and the pools they run in. Nothing is imported here: the supervisor must stay small."""

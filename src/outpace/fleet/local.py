@@ -1,0 +1,90 @@
+"""The local pool: processes of this machine, children of the supervisor, reached through its socket."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from outpace.fleet import wire
+from outpace.fleet.pool import Child
+from outpace.values.clock import Clock
+from outpace.values.deployment import Launch
+from outpace.values.errors import Conflict, EngineFailed, InvalidInput, OutpaceError, Overloaded
+from outpace.values.home import Home
+
+_ANSWER_DEADLINE_S = 10.0
+_RECONNECT_WAIT_S = 0.5
+
+
+class LocalPool:
+    """A `Pool` of the supervisor that runs in `home`. A connection per order; one that stays for the ends."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        self._path = home.sockets / "supervisor.sock"
+        self._clock = clock
+
+    async def start(self, name: str, launch: Launch, note: str = "") -> Child:
+        """Start a process. Raises Conflict, InvalidInput or EngineFailed."""
+        order = wire.Spawn(name=name, argv=list(launch.argv), env=launch.env, note=note)
+        return (await self._ask(order)).children[0]
+
+    async def stop(self, name: str, grace_s: float) -> None:
+        """Ask a replica to end; its group is killed after `grace_s`."""
+        await self._ask(wire.Stop(name=name, grace_s=grace_s))
+
+    async def replicas(self) -> list[Child]:
+        """The replicas that run, and those that ended lately."""
+        return [child for child in await self.everything() if child.is_replica]
+
+    async def everything(self) -> list[Child]:
+        """Replicas and the platform's own programs."""
+        return (await self._ask(wire.List())).children
+
+    async def ends(self) -> AsyncIterator[Child]:
+        """Every end of a replica from now on; comes back by itself when the connection is lost."""
+        while True:
+            with contextlib.suppress(OSError):
+                async for child in self._watched():
+                    if child.is_replica:
+                        yield child
+            await self._clock.sleep(_RECONNECT_WAIT_S)
+
+    async def _watched(self) -> AsyncIterator[Child]:
+        reader, writer = await asyncio.open_unix_connection(self._path, limit=wire.LONGEST_LINE_BYTES)
+        try:
+            writer.write(wire.line(wire.Watch()))
+            await writer.drain()
+            while raw := await reader.readline():
+                for child in wire.answer(raw).children:
+                    yield child
+        finally:
+            writer.close()
+
+    async def _ask(self, order: wire.Order) -> wire.Answer:
+        try:
+            async with asyncio.timeout(_ANSWER_DEADLINE_S):
+                raw = await self._exchange(wire.line(order))
+            answer = wire.answer(raw)
+        except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+            raise Overloaded(f"the supervisor does not answer ({error or type(error).__name__})") from error
+        if answer.error is not None:
+            raise _refusal(answer.code, answer.error)
+        return answer
+
+    async def _exchange(self, line: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(self._path, limit=wire.LONGEST_LINE_BYTES)
+        try:
+            writer.write(line)
+            await writer.drain()
+            return await reader.readline()
+        finally:
+            writer.close()
+
+
+def _refusal(code: str | None, message: str) -> OutpaceError:
+    if code == Conflict.code:
+        return Conflict(message)
+    if code == InvalidInput.code:
+        return InvalidInput(None, message)
+    return EngineFailed(message)

@@ -1,0 +1,62 @@
+"""What is said on the supervisor's socket: one JSON object per line, an answer to each."""
+
+import msgspec
+
+from outpace.fleet.pool import Child
+
+LONGEST_LINE_BYTES = 1024 * 1024
+
+
+class Spawn(msgspec.Struct, frozen=True, tag_field="do", tag="spawn", forbid_unknown_fields=True):
+    """Start a replica process; it is never restarted by the supervisor."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = {}
+    note: str = ""
+
+
+class Stop(msgspec.Struct, frozen=True, tag_field="do", tag="stop", forbid_unknown_fields=True):
+    """SIGTERM, and SIGKILL to the whole group after `grace_s`."""
+
+    name: str
+    grace_s: float
+
+
+class List(msgspec.Struct, frozen=True, tag_field="do", tag="list", forbid_unknown_fields=True):
+    """Ask for all children: programs, replicas, and replicas that ended lately."""
+
+
+class Watch(msgspec.Struct, frozen=True, tag_field="do", tag="watch", forbid_unknown_fields=True):
+    """Keep the connection: one answer per end of a child follows."""
+
+
+Order = Spawn | Stop | List | Watch
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Either children or an error; `code` is that of values/errors."""
+
+    children: list[Child] = []
+    error: str | None = None
+    code: str | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+_ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+
+
+def line(message: Order | Answer) -> bytes:
+    """One line on the socket."""
+    return _ENCODER.encode(message) + b"\n"
+
+
+def order(raw: bytes) -> Order:
+    """The order in a line. Raises msgspec.DecodeError."""
+    return _ORDERS.decode(raw)
+
+
+def answer(raw: bytes) -> Answer:
+    """The answer in a line. Raises msgspec.DecodeError."""
+    return _ANSWERS.decode(raw)

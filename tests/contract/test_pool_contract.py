@@ -1,0 +1,134 @@
+"""What every pool must do; a new pool is one more entry of POOLS."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.fleet.launching import SLEEPER, is_running, python, supervisor, until
+
+from outpace.fleet.local import LocalPool
+from outpace.fleet.pool import Child, Pool
+from outpace.values.clock import SystemClock
+from outpace.values.deployment import Launch
+from outpace.values.errors import Conflict, InvalidInput, OutpaceError
+from outpace.values.home import Home
+
+
+@asynccontextmanager
+async def _local(folder: Path) -> AsyncIterator[Pool]:
+    home = Home(folder / "home")
+    with supervisor(home):
+        yield LocalPool(home, SystemClock())
+
+
+POOLS: dict[str, Callable[[Path], AbstractAsyncContextManager[Pool]]] = {"local": _local}
+
+
+@pytest.fixture(params=POOLS)
+async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pool]:
+    async with POOLS[request.param](tmp_path) as opened:
+        yield opened
+
+
+def _launch(*argv: str, **env: str) -> Launch:
+    return Launch(argv=argv, address="unix:/nowhere", token="t", env=env)
+
+
+async def _only(pool: Pool) -> Child:
+    (child,) = await pool.replicas()
+    return child
+
+
+async def _ended(pool: Pool) -> Child:
+    async def has_ended() -> bool:
+        return (await _only(pool)).exit_code is not None
+
+    await until(has_ended)
+    return await _only(pool)
+
+
+async def test_a_started_replica_runs_and_is_listed_with_its_note(pool: Pool) -> None:
+    child = await pool.start("chat@1", _launch(*SLEEPER), note='{"deployment":"chat"}')
+    listed = await _only(pool)
+    assert is_running(child.pid)
+    assert (listed.name, listed.pid, listed.note) == ("chat@1", child.pid, '{"deployment":"chat"}')
+    assert (listed.exit_code, listed.is_replica) == (None, True)
+
+
+async def test_the_environment_of_the_launch_reaches_the_replica(pool: Pool) -> None:
+    tells = python("import os; print('told', os.environ['TOLD'])")
+    await pool.start("r", _launch(*tells, TOLD="yes"))
+    assert (await _ended(pool)).last_line == "told yes"
+
+
+async def test_an_end_is_reported_with_code_and_last_words(pool: Pool) -> None:
+    ends = pool.ends()
+    next_end = asyncio.ensure_future(anext(ends))
+    async with asyncio.timeout(20):
+        while not next_end.done():
+            # Starting again until seen: the watch begins at a moment that a caller cannot know.
+            await pool.start("r", _launch(*python("print('so long'); raise SystemExit(3)")))
+            await _ended(pool)
+            await asyncio.sleep(0.02)
+        end = await next_end
+    assert (end.name, end.exit_code, end.last_line) == ("r", 3, "so long")
+    assert isinstance(ends, AsyncIterator)
+
+
+async def test_stop_asks_first_and_kills_after_the_grace_time(pool: Pool) -> None:
+    stubborn = python(
+        "import signal; signal.signal(15, lambda *_: print('asked', flush=True)); print('up', flush=True)\n"
+        "while 1: signal.pause()"
+    )
+    await pool.start("r", _launch(*stubborn))
+
+    async def is_up() -> bool:
+        return (await _only(pool)).last_line == "up"
+
+    await until(is_up)
+    await pool.stop("r", grace_s=0.2)
+    end = await _ended(pool)
+    assert (end.exit_code, end.last_line) == (-signal.SIGKILL, "asked")
+
+
+async def test_stop_twice_and_of_unknown_names_is_fine(pool: Pool) -> None:
+    await pool.start("r", _launch(*SLEEPER))
+    for name in ("r", "r", "nobody"):
+        await pool.stop(name, grace_s=5.0)
+    assert (await _ended(pool)).exit_code == -signal.SIGTERM
+    await pool.stop("r", grace_s=5.0)
+
+
+async def test_a_name_runs_once_and_may_come_back_after_its_end(pool: Pool) -> None:
+    first = await pool.start("r", _launch(*SLEEPER))
+    with pytest.raises(Conflict):
+        await pool.start("r", _launch(*SLEEPER))
+    os.kill(first.pid, signal.SIGKILL)
+    await _ended(pool)
+    second = await pool.start("r", _launch(*SLEEPER))
+    assert second.pid != first.pid
+    assert (await _only(pool)).exit_code is None
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a\0b", "-x", "x" * 200])
+async def test_names_that_could_be_paths_are_refused(pool: Pool, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        await pool.start(name, _launch(*SLEEPER))
+
+
+async def test_a_program_that_is_not_there_is_refused_with_its_name(pool: Pool) -> None:
+    with pytest.raises(OutpaceError, match="/nowhere/engine"):
+        await pool.start("r", _launch("/nowhere/engine"))
+    assert await pool.replicas() == []
+
+
+async def test_much_output_neither_blocks_nor_fills_the_disk(pool: Pool, tmp_path: Path) -> None:
+    floods = python("import os\nfor _ in range(400): os.write(2, b'x' * 99_999 + b'\\n')\nprint('done')")
+    await pool.start("r", _launch(*floods))
+    assert (await _ended(pool)).last_line == "done"
+    written_bytes = sum(file.stat().st_size for file in tmp_path.rglob("*.log*"))
+    assert written_bytes < 20_000_000
