@@ -1,35 +1,63 @@
 """The platform's settings: from the environment and the command line, complete and frozen."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 import platformdirs
+from msgspec import Meta
 
+from outpace.values.errors import InvalidInput
 from outpace.values.home import Home
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What `outpace up` runs with. Every field has a documented default."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `outpace up` runs with: a field's option, else its variable `OUTPACE_<FIELD>`, else its default."""
 
-    # Folder of state, weights and logs. OUTPACE_HOME
+    # Folder of state, weights and logs.
     home: str
     # Address of the OpenAI door.
     host: str = "127.0.0.1"
-    port: int = 8000
+    # Port of the OpenAI door.
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 8000
     # Address of the admin door (admin API, metrics); loopback unless said otherwise.
     admin_host: str = "127.0.0.1"
-    admin_port: int = 8001
+    # Port of the admin door.
+    admin_port: Annotated[int, Meta(ge=1, le=65_535)] = 8001
     # Gateway processes on the port.
-    workers: int = 1
-    # `sqlite` in the home folder, or a PostgreSQL URL.
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    # URL of a PostgreSQL database; without it SQLite in the home folder.
     database: str | None = None
-    # `auto` bills what has a price; `required` refuses deployments without one. OUTPACE_BILLING
-    billing: str = "auto"
-    # Largest request body. OUTPACE_MAX_BODY_BYTES
-    max_body_bytes: int = 32 * 1024 * 1024
-    # Seconds that running requests get to end when the platform stops. OUTPACE_GRACE_S
-    grace_s: float = 30.0
+    # `auto` bills what has a price; `required` refuses deployments without one.
+    billing: Literal["auto", "required"] = "auto"
+    # Largest request body.
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
+    # Seconds that running requests get to end when the platform stops.
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+
+
+def settings_from(options: Mapping[str, object]) -> Settings:
+    """The settings of these options (None: not given) and the environment. Raises InvalidInput by name."""
+    fields = {name: _variable(name) for name in Settings.__struct_fields__}
+    fields |= {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return msgspec.convert({"home": str(default_home()), **given}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        raise InvalidInput(place.rstrip("`") or None, problem[:1].lower() + problem[1:]) from None
+
+
+def variable_of(field: str) -> str:
+    """Name of the environment variable behind a field of the settings."""
+    return f"OUTPACE_{field.upper()}"
+
+
+def environment() -> dict[str, str]:
+    """What the platform's processes inherit."""
+    return dict(os.environ)
 
 
 def default_home() -> Path:
@@ -45,3 +73,7 @@ def home_of(settings: Settings) -> Home:
 def secret(name: str) -> str | None:
     """The value of an environment variable that holds a secret, such as an external API's key."""
     return os.environ.get(name) or None
+
+
+def _variable(field: str) -> str | None:
+    return os.environ.get(variable_of(field)) or None

@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -63,6 +62,9 @@ def _options(
 ) -> None:
     """`--debug` is read by `main`, so that it works behind the command too; here it is only named."""
     if show_version:
+        # Read from the installation's metadata; slow to import, and only needed here.
+        from importlib.metadata import version
+
         typer.echo(f"outpace {version('outpace')}")
         raise typer.Exit
 

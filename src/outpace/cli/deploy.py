@@ -1,0 +1,116 @@
+"""`outpace deploy`: show what will be served, ask, and see it through."""
+
+from typing import Annotated, Any
+
+import typer
+
+from outpace.catalogue.resolve import find_card
+from outpace.cli.client import AdminClient, path_of
+from outpace.cli.options import HomeOption, JsonOption, NoWaitOption, YesOption, home_at
+from outpace.cli.ready import engine_line, wait_until_ready
+from outpace.cli.show import as_json, is_interactive, waiting
+from outpace.cli.spec import wanted_spec
+from outpace.cli.weights import fetch_weights
+from outpace.values.clock import SystemClock
+
+EXAMPLE = "Example: outpace deploy smollm2-135m-embed --name embed --price-in 0.01 --price-out 0"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLE)(deploy)
+
+
+def deploy(
+    what: Annotated[str, typer.Argument(help="Deployment file (YAML), catalogue id, or path of a GGUF.")],
+    name: Annotated[str | None, typer.Option(help="Public name.  [default: the model's]")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas to keep.")] = None,
+    price_in: Annotated[str | None, typer.Option(help="USD per million prompt tokens.")] = None,
+    price_out: Annotated[str | None, typer.Option(help="USD per million completion tokens.")] = None,
+    yes: YesOption = False,
+    no_wait: NoWaitOption = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Serve a model under a name, and wait until it answers.
+
+    A deployment of the same name is replaced; its running requests end first.
+    """
+    place = home_at(home)
+    changes: dict[str, object] = {
+        "name": name,
+        "replicas": _replicas(replicas),
+        "price": _price(price_in, price_out),
+    }
+    body = wanted_spec(what, changes)
+    client = AdminClient(place)
+    before = _present(client, body["name"])
+    if not json:
+        for line in plan_lines(body, before):
+            typer.echo(line)
+    if not (yes or json) and is_interactive():
+        typer.confirm("accept?", default=True, abort=True)
+    if body.get("model") and not json:
+        fetch_weights(place, body["model"])
+    deployment = _apply(client, body, before)
+    if not no_wait:
+        with waiting(body["name"]) as on_change:
+            deployment = wait_until_ready(client, place, body["name"], SystemClock(), on_change=on_change)
+    if json:
+        as_json(deployment)
+    else:
+        typer.echo(
+            f"  {engine_line(deployment)}" if not no_wait else f"  {body['name']} {deployment['state']}"
+        )
+
+
+def plan_lines(body: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
+    """What would be done, and what it charges."""
+    served = body.get("model") or body["external"]["base_url"]
+    counts = body.get("replicas", {})
+    lines = [
+        f"  {'replaces' if before else 'deploys'}   {body['name']} → {served}",
+        f"  engine     {body.get('engine', 'auto')} · precision {body.get('precision', 'auto')}"
+        f" · replicas {counts.get('min', 1)}",
+        f"  price      {_price_words(body)}",
+    ]
+    if before:
+        lines.append(
+            f"  now        {before['engine']} · {before['precision']} · {before['desired']} replicas"
+        )
+    return lines
+
+
+def _apply(client: AdminClient, body: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    if before is None:
+        return dict(client.post("/admin/deployments", body))
+    return dict(client.put(path_of("deployments", body["name"]), body))
+
+
+def _present(client: AdminClient, name: str) -> dict[str, Any] | None:
+    deployments = client.get("/admin/status")["deployments"]
+    return next(
+        (entry for entry in deployments if entry["name"] == name and entry["state"] != "stopped"), None
+    )
+
+
+def _price_words(body: dict[str, Any]) -> str:
+    price = body.get("price")
+    if price is not None:
+        return f"${price['input_usd_per_mtok']} in, ${price['output_usd_per_mtok']} out per million tokens"
+    card = find_card(str(body.get("model")))
+    if card is not None and card.list_price is not None:
+        return f"the catalogue's ({card.list_price.source}, {card.list_price.checked_on})"
+    return "none: keys with a budget are refused until it has one"
+
+
+def _replicas(count: int | None) -> dict[str, int] | None:
+    return None if count is None else {"min": count, "max": count}
+
+
+def _price(price_in: str | None, price_out: str | None) -> dict[str, str] | None:
+    if (price_in is None) != (price_out is None):
+        raise typer.BadParameter("give both or none", param_hint="--price-in/--price-out")
+    if price_in is None or price_out is None:
+        return None
+    return {"input_usd_per_mtok": price_in, "output_usd_per_mtok": price_out}

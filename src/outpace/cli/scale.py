@@ -1,0 +1,40 @@
+"""`outpace scale`: more or fewer replicas of a deployment."""
+
+from typing import Annotated
+
+import typer
+
+from outpace.cli.client import AdminClient, path_of
+from outpace.cli.options import HomeOption, JsonOption, NoWaitOption, home_at
+from outpace.cli.ready import engine_line, wait_until_ready
+from outpace.cli.show import as_json, waiting
+from outpace.values.clock import SystemClock
+
+EXAMPLE = "Example: outpace scale smollm2-135m-instruct 2"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLE)(scale)
+
+
+def scale(
+    name: Annotated[str, typer.Argument(help="Name of the deployment.")],
+    replicas: Annotated[int, typer.Argument(min=1, help="Replicas to keep.")],
+    home: HomeOption = None,
+    json: JsonOption = False,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Keep this many replicas; those that go end their running requests first."""
+    place = home_at(home)
+    client = AdminClient(place)
+    deployment = client.patch(path_of("deployments", name), {"replicas": replicas})
+    if not no_wait:
+        with waiting(f"{name}: {replicas} replicas") as on_change:
+            deployment = wait_until_ready(client, place, name, SystemClock(), on_change=on_change)
+    if json:
+        as_json(deployment)
+    elif no_wait:
+        typer.echo(f"{name}   {replicas} replicas wanted")
+    else:
+        typer.echo(engine_line(deployment))
