@@ -14,7 +14,7 @@ import msgspec
 from outpace.catalogue import gguf
 from outpace.catalogue.cards import Weights
 from outpace.catalogue.sources import FetchOrder, can_resume, describe, fetch
-from outpace.catalogue.sources.order import Fetched, sha256_of
+from outpace.catalogue.sources.order import Fetched, require_space, sha256_of
 from outpace.values.clock import Clock, SystemClock, sleep_blocking
 from outpace.values.errors import OutpaceError, SourceUnreachable, StorageFailed, WeightsInvalid
 
@@ -226,19 +226,30 @@ class ArtifactStore:
         raise SourceUnreachable(f"no source has {model}: " + "; ".join(map(str, refusals)))
 
     def _fetch(self, model: str, weights: Weights, index: int, watch: Watch) -> Path:
+        """One source. What is wrong after continuing an old partial file may be right from the start."""
+        folder = self._staging(weights) / str(index)
+        had_partial = can_resume(weights.sources[index]) and _bytes_below(folder) > 0
+        try:
+            return self._fetch_once(model, weights, index, watch)
+        except WeightsInvalid:
+            if not had_partial:
+                raise
+        return self._fetch_once(model, weights, index, watch)
+
+    def _fetch_once(self, model: str, weights: Weights, index: int, watch: Watch) -> Path:
         source = weights.sources[index]
         folder = self._staging(weights) / str(index)
         folder.mkdir(parents=True, exist_ok=True)
-        self._check_space(weights, folder)
 
         def report(done_bytes: int, total_bytes: int | None) -> None:
             watch(Progress("downloading", done_bytes, total_bytes))
 
         is_kept = can_resume(source)
         try:
+            require_space(folder, (weights.size_bytes or 0) - _bytes_below(folder))
             fetched = fetch(source, FetchOrder(folder=folder, size_bytes=weights.size_bytes, report=report))
-            is_kept = False
             _check_content(model, weights, fetched)
+            is_kept = False
             return self._keep(weights, fetched, self._lineage(model, weights, describe(source)))
         except (OSError, WeightsInvalid):
             is_kept = False
@@ -246,15 +257,6 @@ class ArtifactStore:
         finally:
             if not is_kept:
                 shutil.rmtree(self._staging(weights), ignore_errors=True)
-
-    def _check_space(self, weights: Weights, folder: Path) -> None:
-        needed_bytes = (weights.size_bytes or 0) - _bytes_below(folder)
-        free_bytes = shutil.disk_usage(self._folder).free
-        if free_bytes < needed_bytes:
-            raise StorageFailed(
-                f"{needed_bytes:,} bytes are needed and {free_bytes:,} are free in {self._folder}; "
-                "free some, or set OUTPACE_HOME to another disk"
-            )
 
     def _keep(self, weights: Weights, fetched: Fetched, lineage: Lineage) -> Path:
         """Build the finished folder beside the download and move it into place in one step."""

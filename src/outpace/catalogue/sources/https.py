@@ -1,7 +1,6 @@
 """Weights behind a URL: resumable, bounded, and never led to a private address by a redirect."""
 
 import asyncio
-import hashlib
 import ipaddress
 import re
 import socket
@@ -13,7 +12,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from outpace.catalogue.cards import HttpsSource
-from outpace.catalogue.sources.order import CHUNK_BYTES, Fetched, FetchOrder
+from outpace.catalogue.sources.order import CHUNK_BYTES, Fetched, FetchOrder, require_space, sha256_of
 from outpace.values.errors import OutpaceError, SourceUnreachable, WeightsInvalid
 
 _MAX_REDIRECTS = 5
@@ -33,19 +32,16 @@ def fetch_https(source: HttpsSource, order: FetchOrder) -> Fetched:
         raise SourceUnreachable(
             f"{_shown(source.url)} broke off: {reason}; pull again to continue"
         ) from error
-    return Fetched(path=path, sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Fetched(path=path, sha256=sha256_of(path))
 
 
 async def _download(url: str, path: Path, order: FetchOrder) -> None:
     first = urlsplit(url)
     resolver = _PublicResolver(trusted_host=first.hostname or "")
     connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
-    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=_TIMEOUT, auto_decompress=False, trust_env=True
+    ) as session:
         target = first
         for _ in range(_MAX_REDIRECTS + 1):
             _check_target(target, first)
@@ -65,13 +61,12 @@ async def _get(
     async with session.get(target.geturl(), headers=headers, allow_redirects=False) as answer:
         if answer.status in (301, 302, 303, 307, 308):
             return answer.headers.get("Location") or ""
-        if answer.status == 416 and have_bytes == order.size_bytes:
-            return None
-        if answer.status == 416:
+        if answer.status == 416 and have_bytes:
+            if answer.headers.get("Content-Range") == f"bytes */{have_bytes}":
+                return None
+            # What is there does not fit what the server has: start over.
             path.unlink()
-            raise SourceUnreachable(
-                f"{_shown(target.geturl())} refused to continue; pull again to start over"
-            )
+            return target.geturl()
         if answer.status not in (200, 206):
             raise SourceUnreachable(f"{_shown(target.geturl())} answered {answer.status} {answer.reason}")
         await _write(answer, path, _start_byte(answer, have_bytes), order)
@@ -93,6 +88,7 @@ async def _write(answer: aiohttp.ClientResponse, path: Path, start_byte: int, or
     total_bytes = order.size_bytes or (
         start_byte + answer.content_length if answer.content_length is not None else None
     )
+    require_space(path.parent, (total_bytes or 0) - start_byte)
     done_bytes = start_byte
     with path.open("r+b" if start_byte else "wb") as file:
         file.seek(start_byte)

@@ -12,7 +12,7 @@ from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import tqdm
 
 from outpace.catalogue.cards import HubSource
-from outpace.catalogue.sources.order import Fetched, FetchOrder, Report, sha256_of
+from outpace.catalogue.sources.order import Fetched, FetchOrder, Report, require_space, sha256_of
 from outpace.values.errors import SourceUnreachable, WeightsInvalid
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -28,6 +28,7 @@ def fetch_hub(source: HubSource, order: FetchOrder, endpoint: str | None = None)
         url = huggingface_hub.hf_hub_url(source.repo, source.file, revision=revision, endpoint=endpoint)
         metadata = huggingface_hub.get_hf_file_metadata(url, endpoint=endpoint)
         _check_size(source, metadata.size, order)
+        require_space(order.folder, (metadata.size or 0) - _partial_bytes(order.folder))
         path = huggingface_hub.hf_hub_download(
             source.repo,
             source.file,
@@ -38,6 +39,10 @@ def fetch_hub(source: HubSource, order: FetchOrder, endpoint: str | None = None)
         )
     promise = metadata.etag if metadata.etag and _SHA256.match(metadata.etag) else None
     return Fetched(path=Path(path), sha256=sha256_of(Path(path)), promised_sha256=promise)
+
+
+def _partial_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
 
 
 def _check_size(source: HubSource, size_bytes: int | None, order: FetchOrder) -> None:

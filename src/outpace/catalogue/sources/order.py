@@ -1,10 +1,13 @@
 """What a source is asked for and what it hands back."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
+
+from outpace.values.errors import StorageFailed
 
 # Called with bytes so far and bytes in all (None: not known); may raise to stop the fetch.
 Report = Callable[[int, int | None], None]
@@ -30,6 +33,16 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     sha256: str
     promised_sha256: str | None = None
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse before the first byte what cannot fit. Raises StorageFailed."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise StorageFailed(
+            f"{needed_bytes:,} bytes are needed and {free_bytes:,} are free in {folder}; "
+            "free some, or set OUTPACE_HOME to another disk"
+        )
 
 
 def write_hashed(pieces: Iterable[bytes], path: Path, order: FetchOrder) -> Fetched:
