@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 
@@ -59,8 +60,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
