@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Its externally-managed marker is about the system's packages, and does not reach a virtual environment.
 PIP := $(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check --root-user-action ignore --no-input
 SHOW := $(PYTHON) .ci/installing.py
-CODE := src tests docs $(wildcard bench)
+CODE := .ci src tests docs $(wildcard bench)
 .DEFAULT_GOAL := help
 
 .PHONY: help setup run test check lock reference sizes clean

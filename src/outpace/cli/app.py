@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from outpace import __version__
 from outpace.values.errors import OutpaceError
 
 # name → module with `register(app)`. Imported only when called (or for the list of all of them), so such a
@@ -62,10 +63,7 @@ def _options(
 ) -> None:
     """`--debug` is read by `main`, so that it works behind the command too; here it is only named."""
     if show_version:
-        # Read from the installation's metadata; slow to import, and only needed here.
-        from importlib.metadata import version
-
-        typer.echo(f"outpace {version('outpace')}")
+        typer.echo(f"outpace {__version__}")
         raise typer.Exit
 
 

@@ -41,7 +41,8 @@ def up(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Catalogue id or path of a GGUF; may be repeated; `{NO_MODEL}` for none.  [default: {DEFAULT_MODEL}]"
+            metavar="NAME",
+            help=f"Catalogue id or path of a GGUF; may be repeated; `{NO_MODEL}` for none.  [default: {DEFAULT_MODEL}]",
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Gateway processes.  [default: 1]")] = None,
