@@ -174,6 +174,26 @@ def test_the_hub_sends_a_file_and_promises_its_hash(folder: Path) -> None:
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
+def test_the_hub_continues_where_it_broke_off(folder: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    with serving() as files:
+        source = hub(files)
+        part = fetch_hub(source, order(folder), endpoint=files.base_url).path
+        part.write_bytes(CONTENT[:5_000])
+        fetched = fetch_hub(source, order(folder, seen), endpoint=files.base_url)
+        assert files.seen[-1] == ("GET", HUB_PATH, "bytes=5000-")
+    assert (fetched.path, fetched.sha256) == (part, DIGEST)
+    assert seen[0][0] > 5_000
+
+
+def test_the_hub_does_not_continue_a_file_of_other_content(folder: Path) -> None:
+    with serving() as files:
+        part = fetch_hub(hub(files), order(folder), endpoint=files.base_url).path
+        part.write_bytes(CONTENT[:5_000])
+        assert fetch_hub(hub(files, etag="b" * 64), order(folder), endpoint=files.base_url).sha256 == DIGEST
+        assert files.seen[-1][2] is None
+
+
 def test_the_hubs_git_hash_is_no_promise(folder: Path) -> None:
     with serving() as files:
         fetched = fetch_hub(hub(files, etag="0" * 40), order(folder), endpoint=files.base_url)

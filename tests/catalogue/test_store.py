@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from tests.catalogue.samples import FileServer, file_weights, serving, tiny_gguf, weights_of
 
-from outpace.catalogue.cards import FileSource, HttpsSource, Weights
+from outpace.catalogue.cards import FileSource, HttpsSource, HubSource, Weights
+from outpace.catalogue.sources.hub import fetch_hub
 from outpace.catalogue.store import ArtifactStore, Progress
 from outpace.values.clock import ManualClock
 from outpace.values.errors import SourceUnreachable, StorageFailed, WeightsInvalid
@@ -176,6 +179,47 @@ def test_a_folder_that_cannot_be_made_is_told_with_a_remedy(tmp_path: Path) -> N
     weights = file_weights(tmp_path, GGUF)
     with pytest.raises(StorageFailed, match="OUTPACE_HOME"):
         ArtifactStore(tmp_path / "file").pull("tiny", weights)
+
+
+# -- weights without a hash on their card -----------------------------------------------------------
+
+REVISION = "0" * 40
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    with serving() as files:
+        here = partial(fetch_hub, endpoint=files.base_url)
+        monkeypatch.setattr("outpace.catalogue.sources.hub.fetch_hub", here)
+        yield files
+
+
+def hub_weights(files: FileServer, etag: str) -> Weights:
+    path = f"/a/b/resolve/{REVISION}/tiny.gguf"
+    files.files[path] = GGUF
+    files.headers[path] = {"X-Repo-Commit": REVISION, "ETag": f'"{etag}"'}
+    source = HubSource(repo="a/b", file="tiny.gguf", revision=REVISION)
+    return Weights(precision="f32", sources=(source,), verify="hub")
+
+
+def test_a_hub_file_is_verified_by_the_hubs_own_hash_and_found_again(
+    store: ArtifactStore, hub: FileServer
+) -> None:
+    digest = sha256(GGUF).hexdigest()
+    weights = hub_weights(hub, digest)
+    assert store.find(weights) is None
+    path = store.pull("tiny", weights)
+    assert digest in path.parts
+    num_requests = len(hub.seen)
+    assert store.find(weights) == store.pull("tiny", weights) == path
+    assert len(hub.seen) == num_requests
+
+
+def test_a_hub_file_that_is_not_what_the_hub_said_is_refused(store: ArtifactStore, hub: FileServer) -> None:
+    weights = hub_weights(hub, "b" * 64)
+    with pytest.raises(WeightsInvalid, match="sha256"):
+        store.pull("tiny", weights)
+    assert not store.has(weights)
 
 
 # -- several processes ------------------------------------------------------------------------------
