@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -78,7 +79,8 @@ class ArtifactStore:
         record = self._record(digest)
         path = self._place(digest) / _WEIGHTS
         if not _looks_like(path, record):
-            self._verify_content(path, record, watch_nothing)
+            with _writing(self._folder):
+                self._verify_content(path, record, watch_nothing)
         return path
 
     def pull(
@@ -110,10 +112,7 @@ class ArtifactStore:
 
     def records(self) -> list[Record]:
         """What is in the store."""
-        return [
-            msgspec.json.decode(path.read_bytes(), type=Record)
-            for path in sorted(self._folder.glob(f"sha256/*/{_RECORD}"))
-        ]
+        return [self._record(place.name) for place in sorted(self._folder.glob("sha256/*"))]
 
     # -- places ---------------------------------------------------------------------------------
 
@@ -330,7 +329,7 @@ def _bytes_below(folder: Path) -> int:
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Replace `path` so that a reader and a power cut see the old content or the new."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with part.open("wb") as file:
         file.write(content)
         file.flush()

@@ -40,8 +40,8 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise StorageFailed(
-            f"{needed_bytes:,} bytes are needed and {free_bytes:,} are free in {folder}; "
-            "free some, or set OUTPACE_HOME to another disk"
+            f"{needed_bytes:,} bytes are needed and {free_bytes:,} are free on the disk of the artifacts; "
+            "free some, or set OUTPACE_HOME to a folder on another disk"
         )
 
 
