@@ -1,0 +1,19 @@
+"""Upper bounds without a tokenizer: a token is at least one byte of UTF-8."""
+
+from outpace.values.requests import ChatRequest, CompletionRequest, EngineBound, num_prompts
+
+_PER_PROMPT_TOKENS = 8
+_PER_MESSAGE_TOKENS = 16
+# A chat template adds a system text of its own when there is none, and marks around each message.
+_TEMPLATE_TOKENS = 64
+
+
+def prompt_bound_tokens(request: EngineBound, raw_bytes: int) -> int:
+    """Most tokens that the prompts of a request can have; `raw_bytes` is the length of its JSON body.
+
+    JSON text is never shorter than the UTF-8 text in it, and token ids take at least two bytes each.
+    """
+    if isinstance(request, ChatRequest):
+        return raw_bytes + _TEMPLATE_TOKENS + _PER_MESSAGE_TOKENS * len(request.messages)
+    prompt = request.prompt if isinstance(request, CompletionRequest) else request.input
+    return raw_bytes + _PER_PROMPT_TOKENS * num_prompts(prompt)

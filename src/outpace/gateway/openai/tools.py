@@ -1,0 +1,65 @@
+"""Tools and tool choices that fit together; the old `functions` form becomes tools."""
+
+from collections.abc import Sequence
+
+from outpace.gateway.openai.schemas import check_schema
+from outpace.values.errors import InvalidInput
+from outpace.values.requests import (
+    AllowedToolsChoice,
+    ChatRequest,
+    CustomChoice,
+    CustomTool,
+    FunctionChoice,
+    FunctionSpec,
+    FunctionTool,
+    NamedFunction,
+)
+
+
+def check_tools(request: ChatRequest) -> None:
+    """Raise InvalidInput for tools that contradict each other; rewrite `functions` as `tools`."""
+    if request.functions is not None or request.function_call is not None:
+        _modernise(request)
+    tools = request.tools or ()
+    if not tools:
+        if request.tool_choice not in (None, "none", "auto"):
+            raise InvalidInput("tool_choice", "needs `tools`")
+        return
+    names = _names(tools)
+    if isinstance(request.tool_choice, FunctionChoice):
+        _require_known(request.tool_choice.function.name, names)
+    elif isinstance(request.tool_choice, CustomChoice):
+        _require_known(request.tool_choice.custom.name, names)
+    elif isinstance(request.tool_choice, AllowedToolsChoice):
+        for allowed in request.tool_choice.allowed_tools.tools:
+            function = allowed.get("function") or allowed.get("custom")
+            _require_known(function.get("name") if isinstance(function, dict) else None, names)
+
+
+def _names(tools: Sequence[FunctionTool | CustomTool]) -> set[object]:
+    names: set[object] = set()
+    for index, tool in enumerate(tools):
+        if isinstance(tool, FunctionTool):
+            name: object = tool.function.name
+            check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
+        else:
+            name = tool.custom.get("name")
+        if name in names:
+            raise InvalidInput(f"tools[{index}]", f"the name {name!r} is used twice")
+        names.add(name)
+    return names
+
+
+def _require_known(name: object, names: set[object]) -> None:
+    if name not in names:
+        raise InvalidInput("tool_choice", f"names {name!r}, which is not among the tools")
+
+
+def _modernise(request: ChatRequest) -> None:
+    if request.tools is not None or request.tool_choice is not None:
+        raise InvalidInput("functions", "is the old form of `tools`; give one of them")
+    functions: list[FunctionSpec] = request.functions or []
+    request.tools = [FunctionTool(function=function) for function in functions] or None
+    choice = request.function_call
+    request.tool_choice = FunctionChoice(function=choice) if isinstance(choice, NamedFunction) else choice
+    request.functions = request.function_call = None
