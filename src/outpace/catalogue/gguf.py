@@ -23,6 +23,8 @@ _MAX_HEADER_BYTES = 128 * 1024 * 1024
 _MAX_PAIRS = 10_000
 _MAX_TENSORS = 100_000
 _MAX_ITEMS = 4_000_000
+# Texts of all arrays together; the largest vocabularies have 800,000 tokens and merges.
+_MAX_TEXTS = 2_000_000
 _MAX_KEY_BYTES = 65_535
 _MAX_TEXT_BYTES = 4 * 1024 * 1024
 _MAX_DIMENSIONS = 4
@@ -181,6 +183,7 @@ class _Header:
         self._end = min(size_bytes, _MAX_HEADER_BYTES)
         self._raw = bytearray()
         self._at = 0
+        self._num_texts = 0
 
     def facts(self) -> GgufFacts:
         """Parse everything. Raises _Wrong."""
@@ -255,6 +258,9 @@ class _Header:
         kind = self._number("I")
         count = self._count("Q", _MAX_ITEMS, "array items")
         if kind == _TEXT:
+            self._num_texts += count
+            if self._num_texts > _MAX_TEXTS:
+                raise _Wrong(f"it claims {self._num_texts:,} texts; at most {_MAX_TEXTS:,} are believed")
             return _Array(kind, self._walk_texts(count), count)
         code = _SCALARS.get(kind)
         if code is None:
