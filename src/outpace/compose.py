@@ -36,18 +36,22 @@ def gateway_process(settings: Settings, index: int) -> None:
     from outpace.gateway.door import DoorLimits, door
     from outpace.gateway.keys import Keys
     from outpace.gateway.serve import Service
-    from outpace.gateway.server import Worker, run_worker
+    from outpace.gateway.server import Worker, allow_many_files, run_worker
     from outpace.gateway.watch import SnapshotWatch
-    from outpace.metering import open_meter
+    from outpace.metering import Counters, JournalWriter, Meter, new_boot_id
 
     clock = SystemClock()
     home = settings_room.home_of(settings)
-    meter = open_meter(home.journal, home.counters, clock, worker=index)
+    allow_many_files()
+    boot_id = new_boot_id(clock)
+    journal = JournalWriter(home.journal, boot_id)
+    column = Counters.open(home.counters).claim_column(boot_id)
+    meter = Meter(journal, column, clock)
     service = Service(meter=meter, engine=functools.cache(engine), secret=settings_room.secret, clock=clock)
     watch = SnapshotWatch(home.snapshot, clock, service.take_over)
     gateway = Gateway(service=service, keys=Keys(clock), snapshot=lambda: watch.current, clock=clock)
     run_worker(
-        Worker(gateway=gateway, service=service, watch=watch, meter=meter, clock=clock),
+        Worker(gateway=gateway, service=service, watch=watch, journal=journal, clock=clock),
         host=settings.host,
         port=settings.port,
         grace_s=settings.grace_s,

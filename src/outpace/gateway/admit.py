@@ -3,16 +3,15 @@
 import msgspec
 
 from outpace.gateway.openai.bounds import prompt_bound_tokens
-from outpace.metering import Column, RateState
+from outpace.metering import Meter, RateState
 from outpace.values.errors import (
-    BudgetSpent,
     ModelLoading,
     ModelNotAllowed,
     ModelNotFound,
     PriceMissing,
     RateLimited,
 )
-from outpace.values.money import Price, format_usd
+from outpace.values.money import Price
 from outpace.values.requests import (
     ChatRequest,
     CompletionRequest,
@@ -28,17 +27,17 @@ from outpace.values.snapshot import DeploymentEntry, KeyEntry, Snapshot
 _BYTES_PER_TOKEN = 4
 _OUTPUT_GUESS_TOKENS = 256
 _MINUTE_S = 60.0
+# For APIs elsewhere whose context is not known.
+_CONTEXT_GUESS_TOKENS = 131_072
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request was let in with; `reserved_pusd` and `estimated_tokens` are settled at its end."""
+    """What a request was let in with; `reserved_pusd` is settled at its end."""
 
     key: KeyEntry
     deployment: DeploymentEntry
     price: Price | None
     reserved_pusd: int
-    estimated_tokens: int
-    rate: RateState | None
 
 
 def find_deployment(snapshot: Snapshot, key: KeyEntry, request: EngineBound) -> DeploymentEntry:
@@ -59,34 +58,46 @@ def find_deployment(snapshot: Snapshot, key: KeyEntry, request: EngineBound) -> 
     return deployment
 
 
+def take_rate(
+    meter: Meter, key: KeyEntry, request: EngineBound, raw_bytes: int
+) -> tuple[RateState | None, int]:
+    """Take the request from the key's limits per minute; the state for the headers, and the tokens taken."""
+    if key.rpm is None and key.tpm is None:
+        return None, 0
+    tokens = _estimate_tokens(request, prompt_bound_tokens(request, raw_bytes))
+    return meter.take(key.slot, key.rpm, key.tpm, tokens), tokens
+
+
+def require_rate(key: KeyEntry, rate: RateState | None, tokens: int) -> None:
+    """Raise RateLimited when a limit per minute is used up."""
+    if rate is None or rate.hit is None:
+        return
+    limit = key.rpm if rate.hit == "requests" else key.tpm
+    if rate.retry_after_s is None:
+        problem = (
+            f"The request needs about {tokens} tokens; the key's limit is {limit} per minute. Shorten it."
+        )
+        raise RateLimited(rate.hit, problem, _MINUTE_S)
+    problem = f"The key's limit of {limit} {rate.hit} per minute is reached; try again in {rate.retry_after_s:.3g} s."
+    raise RateLimited(rate.hit, problem, rate.retry_after_s)
+
+
 def admit(
-    column: Column,
-    key: KeyEntry,
-    deployment: DeploymentEntry,
-    request: EngineBound,
-    raw_bytes: int,
-    now_s: float,
+    meter: Meter, key: KeyEntry, deployment: DeploymentEntry, request: EngineBound, raw_bytes: int
 ) -> Admitted:
-    """Take the request from the key's limits and reserve its worst case. Raises RateLimited, BudgetSpent, PriceMissing.
+    """Reserve the request's worst case from the key's budget. Raises BudgetSpent, PriceMissing.
 
     A request with a budget but without an output limit gets one: what the budget still affords.
     """
-    if key.budget_pusd is not None and deployment.price is None:
+    price = deployment.price
+    if key.budget_pusd is None:
+        return Admitted(key=key, deployment=deployment, price=price, reserved_pusd=0)
+    if price is None:
         raise PriceMissing(
-            "This model has no price, so a key with a budget cannot use it; set one with `outpace deploy`."
+            "This model has no price, so a key with a budget cannot use it; give it one with `outpace deploy`."
         )
-    bound_tokens = prompt_bound_tokens(request, raw_bytes)
-    estimated_tokens = _estimate_tokens(request, bound_tokens)
-    rate = _take_rate(column, key, estimated_tokens, now_s)
-    reserved_pusd = _reserve(column, key, deployment, request, bound_tokens)
-    return Admitted(
-        key=key,
-        deployment=deployment,
-        price=deployment.price,
-        reserved_pusd=reserved_pusd,
-        estimated_tokens=estimated_tokens,
-        rate=rate,
-    )
+    reserved_pusd = _reserve(meter, key, deployment, request, prompt_bound_tokens(request, raw_bytes))
+    return Admitted(key=key, deployment=deployment, price=price, reserved_pusd=reserved_pusd)
 
 
 def _not_ready(deployment: DeploymentEntry) -> ModelLoading:
@@ -106,60 +117,22 @@ def _estimate_tokens(request: EngineBound, bound_tokens: int) -> int:
     return bound_tokens // _BYTES_PER_TOKEN + output_tokens * num_choices(request) + 1
 
 
-def _take_rate(column: Column, key: KeyEntry, tokens: int, now_s: float) -> RateState | None:
-    if key.rpm is None and key.tpm is None:
-        return None
-    if key.tpm is not None and tokens > key.tpm:
-        message = f"The request needs about {tokens} tokens, the key's limit is {key.tpm} per minute; make it smaller."
-        raise RateLimited("tokens", message, _MINUTE_S)
-    rate = column.take(key.slot, rpm=key.rpm, tpm=key.tpm, tokens=tokens, now_s=now_s)
-    if rate.limited_by is not None:
-        limit = key.rpm if rate.limited_by == "requests" else key.tpm
-        message = (
-            f"Limit of {limit} {rate.limited_by} per minute reached; try again in {rate.retry_after_s:.3g} s."
-        )
-        raise RateLimited(rate.limited_by, message, rate.retry_after_s)
-    return rate
-
-
 def _reserve(
-    column: Column, key: KeyEntry, deployment: DeploymentEntry, request: EngineBound, bound_tokens: int
+    meter: Meter, key: KeyEntry, deployment: DeploymentEntry, request: EngineBound, bound_tokens: int
 ) -> int:
-    price = deployment.price
-    if price is None:
-        return 0
-    choices = num_choices(request)
+    assert deployment.price is not None
+    step_pusd = num_choices(request) * deployment.price.output_pusd
     most_tokens = output_limit_tokens(request)
-    prompt_pusd = _prompt_pusd(price, request, bound_tokens, deployment.context_tokens)
+    prompt_pusd = _prompt_pusd(deployment.price, request, bound_tokens, deployment.context_tokens)
     if most_tokens is not None:
-        amount_pusd = prompt_pusd + most_tokens * choices * price.output_pusd
-        if key.budget_pusd is None or column.reserve(key.slot, amount_pusd, key.budget_pusd):
-            return amount_pusd if key.budget_pusd is not None else 0
-        raise _budget_spent(column, key, amount_pusd)
-    if key.budget_pusd is None:
-        return 0
-    return _reserve_open(
-        column, key, request, prompt_pusd, choices * price.output_pusd, deployment.context_tokens
-    )
-
-
-def _reserve_open(
-    column: Column,
-    key: KeyEntry,
-    request: EngineBound,
-    prompt_pusd: int,
-    step_pusd: int,
-    context_tokens: int | None,
-) -> int:
-    assert key.budget_pusd is not None
-    context_tokens = context_tokens or 131_072
-    least_pusd, most_pusd = prompt_pusd + step_pusd, prompt_pusd + step_pusd * context_tokens
-    got_pusd = column.reserve_up_to(key.slot, least_pusd, most_pusd, key.budget_pusd)
-    if got_pusd < least_pusd:
-        raise _budget_spent(column, key, least_pusd)
-    if got_pusd < most_pusd:
-        _cap_output(request, (got_pusd - prompt_pusd) // step_pusd)
-    return got_pusd
+        amount_pusd = prompt_pusd + most_tokens * step_pusd
+        return meter.hold(key.slot, amount_pusd, amount_pusd, key.budget_pusd)
+    context_tokens = deployment.context_tokens or _CONTEXT_GUESS_TOKENS
+    most_pusd = prompt_pusd + step_pusd * context_tokens
+    held_pusd = meter.hold(key.slot, prompt_pusd + step_pusd, most_pusd, key.budget_pusd)
+    if held_pusd < most_pusd:
+        _cap_output(request, (held_pusd - prompt_pusd) // step_pusd)
+    return held_pusd
 
 
 def _cap_output(request: EngineBound, tokens: int) -> None:
@@ -178,13 +151,3 @@ def _prompt_pusd(price: Price, request: EngineBound, bound_tokens: int, context_
 
 def _prompts(request: EngineBound) -> object:
     return request.prompt if isinstance(request, CompletionRequest) else getattr(request, "input", "")
-
-
-def _budget_spent(column: Column, key: KeyEntry, amount_pusd: int) -> BudgetSpent:
-    assert key.budget_pusd is not None
-    spent, reserved = column.spent(key.slot), column.reserved(key.slot)
-    return BudgetSpent(
-        f"This request could cost up to ${format_usd(amount_pusd)}, more than the key's budget of "
-        f"${format_usd(key.budget_pusd)} has left (${format_usd(spent)} spent, ${format_usd(reserved)} reserved by "
-        "requests in flight). Lower max_tokens or raise the budget."
-    )

@@ -1,7 +1,7 @@
 """The head of every answer: request id, content type, timing and limits, encoded once."""
 
 from outpace.gateway.openai.errors import error_headers
-from outpace.metering import RateState
+from outpace.metering import RateState, duration_text
 from outpace.values.errors import OutpaceError
 
 JSON = b"application/json"
@@ -31,20 +31,12 @@ def refusal_head(request_id: str, error: OutpaceError, rate: RateState | None) -
 def rate_headers(rate: RateState) -> list[tuple[bytes, bytes]]:
     """OpenAI's six; a limit that the key does not have is left out."""
     head: list[tuple[bytes, bytes]] = []
-    for kind, bucket in ((b"requests", rate.requests), (b"tokens", rate.tokens)):
-        if bucket is not None:
-            head.append((b"x-ratelimit-limit-" + kind, b"%d" % bucket.limit))
-            head.append((b"x-ratelimit-remaining-" + kind, b"%d" % bucket.remaining))
-            head.append((b"x-ratelimit-reset-" + kind, duration_text(bucket.reset_s).encode()))
+    for kind, limit, remaining, reset_s in (
+        (b"requests", rate.limit_requests, rate.remaining_requests, rate.reset_requests_s),
+        (b"tokens", rate.limit_tokens, rate.remaining_tokens, rate.reset_tokens_s),
+    ):
+        if limit is not None:
+            head.append((b"x-ratelimit-limit-" + kind, b"%d" % limit))
+            head.append((b"x-ratelimit-remaining-" + kind, b"%d" % (remaining or 0)))
+            head.append((b"x-ratelimit-reset-" + kind, duration_text(reset_s or 0.0).encode()))
     return head
-
-
-def duration_text(duration_s: float) -> str:
-    """A duration as OpenAI writes it: `12ms`, `1s`, `6m0s`."""
-    if duration_s < 1:
-        return f"{round(duration_s * 1000)}ms"
-    if duration_s < 60:
-        return f"{duration_s:.3f}".rstrip("0").rstrip(".") + "s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + f"{minutes}m{seconds}s"

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 
 from outpace.engines.protocol import Reader
 from outpace.gateway.door import Cycle
+from outpace.gateway.door_head import Headers
 from outpace.gateway.openai.errors import error_body
 from outpace.gateway.upstream import Exchange
-from outpace.values.errors import EngineFailed, EngineTimedOut, OutpaceError
+from outpace.values.errors import EngineFailed, OutpaceError
 from outpace.values.usage import Usage
 
 # A stream's mark in the journal: after the first tokens, then each time this many more were sent.
@@ -36,7 +37,7 @@ class Relay:
         reader: Reader,
         *,
         is_stream: bool,
-        head: Callable[[], bytes],
+        head: Callable[[], Headers],
         mark: Callable[[Usage], None],
         now_s: Callable[[], float],
     ) -> None:
@@ -77,7 +78,7 @@ class Relay:
         if out:
             self._send(out)
 
-    async def finish(self) -> None:
+    def finish(self) -> None:
         """The engine's body is whole: send what is left. Raises EngineFailed when the answer is cut short."""
         out = self._reader.finished()
         if not self._reader.is_complete:
@@ -86,25 +87,25 @@ class Relay:
             self.first_byte_s = self._now_s()
             self._cycle.respond(200, self._head(), out)
             return
-        if out:
+        if self.first_byte_s is None and out:
             self._send(out)
+            out = b""
         if self.first_byte_s is None:
             raise EngineFailed("The engine's stream was empty.")
-        self._cycle.end_stream()
-        await self.settle_stall()
+        self._cycle.end_stream(out)
+        self._forget_stall()
 
     def fail(self, error: OutpaceError) -> None:
         """End a stream that has begun with the error in it."""
-        self._cycle.write_chunk(b"data: " + error_body(error) + b"\n\n")
-        self._cycle.end_stream()
+        self._cycle.end_stream(b"data: " + error_body(error) + b"\n\n")
+        self._forget_stall()
 
-    async def settle_stall(self) -> None:
-        """Stop waiting for a slow client."""
+    # -- inside
+
+    def _forget_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-
-    # -- inside
 
     def _send(self, out: bytes) -> None:
         if self.first_byte_s is None:
@@ -128,8 +129,3 @@ class Relay:
         else:
             exchange.resume()
         self._stall = None
-
-
-def timed_out(timeout_s: float) -> EngineTimedOut:
-    """The engine used up the deployment's time."""
-    return EngineTimedOut(f"The engine did not finish within {timeout_s:g} s.", retry_after_s=1)

@@ -1,26 +1,35 @@
 """The life of a generating request: parse → admit → queue → engine → stream → settle."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import structlog
 
 from outpace.engines.protocol import Call, Engine
-from outpace.gateway.admit import Admitted, admit, find_deployment
+from outpace.gateway.admit import Admitted, admit, find_deployment, require_rate, take_rate
 from outpace.gateway.door import Cycle
 from outpace.gateway.headers import JSON, SSE, answer_head
 from outpace.gateway.openai.parse import parse_chat, parse_completion, parse_embedding
+from outpace.gateway.openai.prompts import check_vocabulary
 from outpace.gateway.openai.support import require_supported
-from outpace.gateway.relay import ClientLeft, Relay, timed_out
+from outpace.gateway.relay import ClientLeft, Relay
 from outpace.gateway.upstream import EnginePool, Exchange, NothingReceived
 from outpace.metering import Meter, RateState
 from outpace.scheduling.queue import ReplicaQueue
 from outpace.values.clock import Clock
-from outpace.values.errors import EngineFailed, InvalidInput, OutpaceError
+from outpace.values.errors import EngineFailed, EngineTimedOut, InvalidInput, OutpaceError
 from outpace.values.money import Price
-from outpace.values.records import Reserved, Settled
-from outpace.values.requests import EmbeddingRequest, Endpoint, EngineBound, endpoint_of, num_choices
+from outpace.values.records import LoadSeen, Progressed, Refused, Reserved, Settled
+from outpace.values.requests import (
+    ChatRequest,
+    EmbeddingRequest,
+    Endpoint,
+    EngineBound,
+    endpoint_of,
+    num_choices,
+)
 from outpace.values.snapshot import DeploymentEntry, KeyEntry, ReplicaEntry, Snapshot
 from outpace.values.usage import Usage
 
@@ -45,6 +54,8 @@ class Arrival(msgspec.Struct):
     key_id: str | None = None
     model: str | None = None
     rate: RateState | None = None
+    # Tokens taken from the key's limit per minute; what was not used is given back.
+    taken_tokens: int = 0
     # It has a journal record of its own, so a failure is not counted as a refusal as well.
     is_metered: bool = False
 
@@ -67,6 +78,8 @@ class Service:
         self._snapshot = Snapshot(version=0, written_at=0.0)
         self._queues: dict[str, ReplicaQueue] = {}
         self._pools: dict[str, EnginePool] = {}
+        self._refusals: Counter[tuple[str | None, str | None, int, str | None]] = Counter()
+        self._last_load: tuple[dict[str, int], int] = ({}, 0)
 
     # -- what changes
 
@@ -84,15 +97,24 @@ class Service:
         for address in self._pools.keys() - wanted:
             self._pools.pop(address).close()
 
-    def in_flight(self) -> dict[str, int]:
-        """Requests at the engines or waiting, by deployment."""
+    def _in_flight(self) -> dict[str, int]:
         return {name: queue.in_flight + queue.waiting for name, queue in self._queues.items()}
 
     def refused(self, arrival: Arrival, error: OutpaceError) -> None:
         """Count a request that was turned away before it cost anything."""
         if arrival.is_metered:
             return
-        self._meter.refused(arrival.key_id, arrival.model, error.status, error.code)
+        self._refusals[(arrival.key_id, arrival.model, error.status, error.code)] += 1
+
+    def report(self, connections: int) -> None:
+        """Write down what was refused since the last report, and the load if it changed."""
+        refusals, self._refusals = self._refusals, Counter()
+        for (key_id, model, status, code), count in refusals.items():
+            self._meter.refuse(Refused(self._clock.wall_s(), key_id, model, status, code, count))
+        seen = ({name: count for name, count in self._in_flight().items() if count}, connections)
+        if seen != self._last_load:
+            self._last_load = seen
+            self._meter.note_load(LoadSeen(self._clock.wall_s(), *seen))
 
     # -- one request
 
@@ -112,9 +134,12 @@ class Service:
         deployment = find_deployment(self._snapshot, key, request)
         arrival.model = deployment.name
         engine = self._engine(deployment.engine)
-        require_supported(request, engine.capabilities, deployment)
-        admitted = admit(self._meter.column, key, deployment, request, len(raw), self._clock.monotonic_s())
-        arrival.rate = admitted.rate
+        require_supported(request, engine.capabilities, deployment.name)
+        if not isinstance(request, ChatRequest):
+            check_vocabulary(request, deployment.vocabulary)
+        arrival.rate, arrival.taken_tokens = take_rate(self._meter, key, request, len(raw))
+        require_rate(key, arrival.rate, arrival.taken_tokens)
+        admitted = admit(self._meter, key, deployment, request, len(raw))
         run = _Run(self, cycle, request, engine, admitted, arrival, _client_label(headers))
         await run.to_the_end()
 
@@ -232,11 +257,11 @@ class _Run:
         )
         exchange = await self._start(call, replica, relay)
         timeout = asyncio.get_running_loop().call_later(
-            deployment.timeout_s, exchange.abort, timed_out(deployment.timeout_s)
+            deployment.timeout_s, _time_out, exchange, deployment.timeout_s
         )
         try:
             await exchange.ended
-            await relay.finish()
+            relay.finish()
         finally:
             timeout.cancel()
             exchange.drop()
@@ -256,7 +281,7 @@ class _Run:
 
     def _head(self) -> list[tuple[bytes, bytes]]:
         content_type = SSE if self._is_stream else JSON
-        return answer_head(self._arrival.request_id, content_type, self._elapsed_s(), self._admitted.rate)
+        return answer_head(self._arrival.request_id, content_type, self._elapsed_s(), self._arrival.rate)
 
     def _client_left(self, task: "asyncio.Task[object]") -> None:
         if self._exchange is not None:
@@ -298,39 +323,44 @@ class _Run:
         self._is_open = self._arrival.is_metered = True
 
     def _mark(self, usage: Usage) -> None:
-        self._service.meter.mark(self._arrival.request_id, usage)
+        self._service.meter.mark(
+            Progressed(
+                self._arrival.request_id, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+            )
+        )
 
     def _close(self, error: OutpaceError | None) -> None:
-        admitted = self._admitted
+        meter, key, arrival = self._service.meter, self._admitted.key, self._arrival
         usage = self._charged_usage(error)
-        price = admitted.price
-        cost_pusd = None
-        if price is not None:
-            cost_pusd = 0 if usage is None else cost_of(price, usage)
-        usage = usage or Usage()
-        self._service.meter.close(
-            admitted.key.slot,
-            admitted.reserved_pusd,
-            Settled(
-                request_id=self._arrival.request_id,
-                at_s=self._service.clock.wall_s(),
-                status=self._status(error),
-                outcome=_outcome(error),
-                usage=usage,
-                cost_pusd=cost_pusd,
-                finish_reason=self._relay.reader.finish_reason if self._relay else None,
-                error_code=error.code if error else None,
-                replica=self._replica_id,
-                queue_s=self._queue_s,
-                ttft_s=self._ttft_s(),
-                duration_s=self._elapsed_s(),
-                attempts=self._attempts,
-                num_choices=num_choices(self._request),
-            )
-            if self._is_open
-            else None,
-            unused_tokens=admitted.estimated_tokens - usage.total_tokens if admitted.rate is not None else 0,
+        if not self._is_open:
+            meter.release(key.slot, self._admitted.reserved_pusd)
+        else:
+            meter.close(self._settled(error, usage))
+        meter.give_back_tokens(key.slot, arrival.taken_tokens - usage.total_tokens, key.tpm)
+
+    def _settled(self, error: OutpaceError | None, usage: Usage) -> Settled:
+        relay, price = self._relay, self._admitted.price
+        return Settled(
+            request_id=self._arrival.request_id,
+            at_s=self._service.clock.wall_s(),
+            status=self._status(error),
+            outcome=_outcome(error),
+            usage=usage,
+            cost_pusd=None if price is None else self._cost_pusd(price, usage),
+            finish_reason=relay.reader.finish_reason if relay else None,
+            error_code=error.code if error else None,
+            replica=self._replica_id,
+            queue_s=self._queue_s,
+            ttft_s=self._ttft_s(),
+            duration_s=self._elapsed_s(),
+            attempts=self._attempts,
+            num_choices=num_choices(self._request),
         )
+
+    def _cost_pusd(self, price: Price, usage: Usage) -> int:
+        if not usage.total_tokens:
+            return 0
+        return price.cost_pusd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
     def _status(self, error: OutpaceError | None) -> int:
         has_sent = self._relay is not None and self._relay.has_sent
@@ -338,9 +368,10 @@ class _Run:
             return 200
         return error.status
 
-    def _charged_usage(self, error: OutpaceError | None) -> Usage | None:
+    def _charged_usage(self, error: OutpaceError | None) -> Usage:
+        """What reached the client; an answer of which it got nothing costs nothing."""
         if self._relay is None or (error is not None and not self._relay.has_sent):
-            return None
+            return Usage()
         return self._relay.reader.usage
 
     def _ttft_s(self) -> float | None:
@@ -359,14 +390,13 @@ def _outcome(error: OutpaceError | None) -> str:
     return "refused" if isinstance(error, InvalidInput) or error.status == 400 else "failed"
 
 
-def cost_of(price: Price, usage: Usage) -> int:
-    """The exact price of a request in pUSD."""
-    return price.cost_pusd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-
-
 def _client_label(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The client's own request id: a label on the receipt, never a key to anything."""
     for name, value in headers:
         if name == b"x-client-request-id":
             return value[:_LONGEST_LABEL].decode("ascii", "replace")
     return None
+
+
+def _time_out(exchange: Exchange, timeout_s: float) -> None:
+    exchange.abort(EngineTimedOut(f"The engine did not finish within {timeout_s:g} s.", retry_after_s=1))

@@ -62,13 +62,14 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="x"):
-    """A request turned away before any reservation; counted, never charged, no receipt."""
+    """Requests turned away before any reservation, `count` of a kind; never charged, no receipt."""
 
     at_s: float
     key_id: str | None
     model: str | None
     status: int
     code: str | None
+    count: int = 1
 
 
 class LoadSeen(msgspec.Struct, frozen=True, array_like=True, tag="l"):
