@@ -43,16 +43,26 @@ class Reader(Protocol):
     """Turns one engine answer into the client's bytes and learns what must be billed.
 
     The gateway calls `started` once with the engine's status, `feed` with every piece of the body as it
-    arrives, `finished` once at the end of the body. For streamed requests `feed` returns SSE bytes to send
-    at once (possibly empty); for others it returns b"" and `finished` returns the whole JSON body.
+    arrives (cut anywhere), `finished` once at the end of the body. For streamed requests `feed` returns SSE
+    bytes to send at once (whole events, possibly none) and `finished` what is still to be sent, mostly b"";
+    for others `feed` returns b"" and `finished` the whole JSON body.
     Raises EngineFailed for an answer that is none, and the translated OutpaceError for an engine's refusal.
     """
 
-    # What the engine has reported or the reader counted so far; grows during a stream.
-    usage: Usage
-    finish_reason: str | None
-    # The terminal event was seen: the answer is whole.
-    is_complete: bool
+    @property
+    def usage(self) -> Usage:
+        """What the engine has reported or the reader counted so far; grows during a stream."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last choice that ended did so; None before."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """The terminal event was seen: the answer is whole."""
+        ...
 
     def started(self, status: int, headers: Mapping[bytes, bytes]) -> None: ...
 

@@ -1,0 +1,28 @@
+"""Engine adapters by name: a table from name to path, so that adding one is one line."""
+
+import importlib
+from functools import cache
+from typing import cast
+
+from outpace.engines.protocol import Engine
+from outpace.values.errors import InvalidInput
+
+ENGINES: dict[str, str] = {
+    "echo": "outpace.engines.echo:Echo",
+    "external": "outpace.engines.external:ExternalApi",
+    "llamacpp": "outpace.engines.llamacpp:LlamaCpp",
+}
+
+
+def engine(name: str) -> Engine:
+    """The adapter called `name`. Raises InvalidInput that lists the known ones."""
+    if name not in ENGINES:
+        raise InvalidInput("engine", f"{name!r} is not known; choose one of {', '.join(sorted(ENGINES))}")
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Engine:
+    module_name, class_name = ENGINES[name].split(":")
+    adapter = getattr(importlib.import_module(module_name), class_name)()
+    return cast(Engine, adapter)
