@@ -9,7 +9,7 @@ from typer.testing import Result
 
 from outpace.values.errors import EngineFailed, InvalidInput
 from outpace.values.home import Home
-from outpace.values.snapshot import Snapshot, encode
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, Snapshot, encode
 
 Outpace = Callable[..., Result]
 
@@ -97,22 +97,43 @@ def test_receipts_shows_nested_fields_by_name(admin: FakeAdmin, outpace: Outpace
     ]
 
 
-def test_deploy_shows_the_plan_and_waits_until_it_answers(
-    admin: FakeAdmin, outpace: Outpace, home: Home
-) -> None:
+def test_deploy_shows_the_plan_and_what_it_replaces(admin: FakeAdmin, outpace: Outpace) -> None:
     admin.answers["GET", "/admin/status"] = 200, status()
-
-    def became_ready() -> None:
-        admin.answers["GET", "/admin/status"] = 200, status(deployment("mock", engine="echo"))
-
     admin.answers["POST", "/admin/deployments"] = 201, deployment("mock", state="starting")
-    home.snapshot.write_bytes(encode(Snapshot(version=1, written_at=0.0)))
     ran = outpace("deploy", "echo", "--name", "mock", "--no-wait")
-    assert "deploys   mock → echo" in ran.output
+    assert "deploys    mock → echo" in ran.output
     assert admin.asked[-1] == ("POST", "/admin/deployments", {"name": "mock", "model": "echo"})
-    became_ready()
+    admin.answers["GET", "/admin/status"] = 200, status(deployment("mock", engine="echo"))
     replaced = outpace("deploy", "echo", "--name", "mock", "--replicas", "2", "--no-wait")
     assert "replaces" in replaced.output
+
+
+def test_scale_waits_until_the_wanted_replicas_answer(
+    admin: FakeAdmin, outpace: Outpace, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = DeploymentEntry(
+        name="chat",
+        model="echo",
+        engine_model="echo",
+        engine="echo",
+        state="ready",
+        created=0,
+        owned_by="us",
+        tasks=("chat",),
+        replicas=(ReplicaEntry(id="chat-1", address="unix:/x"),),
+    )
+    home.snapshot.write_bytes(encode(Snapshot(version=1, written_at=0.0, deployments={"chat": entry})))
+    admin.answers["PATCH", "/admin/deployments/chat"] = 200, deployment(desired=1)
+    admin.answers["GET", "/admin/status"] = 200, status(deployment(state="starting"))
+    waits: list[float] = []
+
+    def waited(duration_s: float) -> None:
+        waits.append(duration_s)
+        admin.answers["GET", "/admin/status"] = 200, status(deployment())
+
+    monkeypatch.setattr("outpace.cli.ready.sleep_blocking", waited)
+    assert outpace("scale", "chat", "1").output == "chat   llamacpp · q4_1 · ready in 0.9 s\n"
+    assert len(waits) == 2
 
 
 def test_deploy_tells_why_it_failed(admin: FakeAdmin, outpace: Outpace) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from outpace.cli.spec import wanted_spec
+from outpace.cli.spec import spec_of, wanted_spec
 from outpace.values.errors import InvalidInput
 
 EXTERNAL = """
@@ -16,7 +16,9 @@ price: {input_usd_per_mtok: 0.001, output_usd_per_mtok: 2}
 def of_file(tmp_path: Path, text: str, **changes: object) -> dict[str, object]:
     path = tmp_path / "chat.yaml"
     path.write_text(text)
-    return wanted_spec(str(path), changes)
+    body = wanted_spec(str(path), changes)
+    spec_of(body)
+    return body
 
 
 def test_a_file_becomes_the_admin_apis_body(tmp_path: Path) -> None:

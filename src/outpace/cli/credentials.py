@@ -1,11 +1,11 @@
 """HOME/credentials.json: where the platform answers, and the two keys that its owner holds."""
 
 import os
-import secrets
 import tempfile
 
 import msgspec
 
+from outpace.control.keys import new_secret
 from outpace.settings import Settings
 from outpace.values.errors import OutpaceError
 from outpace.values.home import Home
@@ -47,16 +47,11 @@ def write_credentials(home: Home, settings: Settings) -> Credentials:
     credentials = Credentials(
         base_url=f"http://{reachable(settings.host)}:{settings.port}/v1",
         admin_url=f"http://{reachable(settings.admin_host)}:{settings.admin_port}",
-        api_key=kept.api_key if kept else new_key(),
-        admin_key=kept.admin_key if kept else new_key(),
+        api_key=kept.api_key if kept else new_secret(),
+        admin_key=kept.admin_key if kept else new_secret(),
     )
     _replace_private(home, msgspec.json.format(msgspec.json.encode(credentials)) + b"\n")
     return credentials
-
-
-def new_key() -> str:
-    """A key that nobody guesses: 256 bits."""
-    return "sk-outpace-" + secrets.token_urlsafe(32)
 
 
 def reachable(host: str) -> str:

@@ -4,14 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from outpace.catalogue.resolve import find_card
 from outpace.cli.client import AdminClient, path_of
 from outpace.cli.options import HomeOption, JsonOption, NoWaitOption, YesOption, home_at
 from outpace.cli.ready import engine_line, wait_until_ready
 from outpace.cli.show import as_json, is_interactive, waiting
-from outpace.cli.spec import wanted_spec
+from outpace.cli.spec import spec_of, wanted_spec
 from outpace.cli.weights import fetch_weights
+from outpace.control.specs import notes_on, price_document
 from outpace.values.clock import SystemClock
+from outpace.values.deployment import DeploymentSpec
 
 EXAMPLE = "Example: outpace deploy smollm2-135m-embed --name embed --price-in 0.01 --price-out 0"
 
@@ -43,42 +44,39 @@ def deploy(
         "price": _price(price_in, price_out),
     }
     body = wanted_spec(what, changes)
+    spec = spec_of(body)
     client = AdminClient(place)
-    before = _present(client, body["name"])
+    before = _present(client, spec.name)
     if not json:
-        for line in plan_lines(body, before):
+        for line in plan_lines(spec, before):
             typer.echo(line)
     if not (yes or json) and is_interactive():
         typer.confirm("accept?", default=True, abort=True)
-    if body.get("model") and not json:
-        fetch_weights(place, body["model"])
+    if spec.model is not None:
+        fetch_weights(place, spec.model, spec.precision, is_quiet=json)
     deployment = _apply(client, body, before)
     if not no_wait:
-        with waiting(body["name"]) as on_change:
-            deployment = wait_until_ready(client, place, body["name"], SystemClock(), on_change=on_change)
+        with waiting(spec.name) as on_change:
+            deployment = wait_until_ready(client, place, spec.name, SystemClock(), on_change=on_change)
     if json:
         as_json(deployment)
     else:
-        typer.echo(
-            f"  {engine_line(deployment)}" if not no_wait else f"  {body['name']} {deployment['state']}"
-        )
+        typer.echo(f"  {engine_line(deployment)}" if not no_wait else f"  {spec.name} {deployment['state']}")
 
 
-def plan_lines(body: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
-    """What would be done, and what it charges."""
-    served = body.get("model") or body["external"]["base_url"]
-    counts = body.get("replicas", {})
+def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]:
+    """What would be done, what it charges, and what of the file has no effect."""
+    served = spec.external.base_url if spec.external else spec.model
     lines = [
-        f"  {'replaces' if before else 'deploys'}   {body['name']} → {served}",
-        f"  engine     {body.get('engine', 'auto')} · precision {body.get('precision', 'auto')}"
-        f" · replicas {counts.get('min', 1)}",
-        f"  price      {_price_words(body)}",
+        f"  {'replaces' if before else 'deploys '}   {spec.name} → {served}",
+        f"  engine     {spec.engine} · precision {spec.precision} · replicas {spec.replicas.min}",
+        f"  price      {_price_words(spec)}",
     ]
     if before:
         lines.append(
             f"  now        {before['engine']} · {before['precision']} · {before['desired']} replicas"
         )
-    return lines
+    return lines + [f"  note       {note}" for note in notes_on(spec)]
 
 
 def _apply(client: AdminClient, body: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -94,14 +92,11 @@ def _present(client: AdminClient, name: str) -> dict[str, Any] | None:
     )
 
 
-def _price_words(body: dict[str, Any]) -> str:
-    price = body.get("price")
-    if price is not None:
-        return f"${price['input_usd_per_mtok']} in, ${price['output_usd_per_mtok']} out per million tokens"
-    card = find_card(str(body.get("model")))
-    if card is not None and card.list_price is not None:
-        return f"the catalogue's ({card.list_price.source}, {card.list_price.checked_on})"
-    return "none: keys with a budget are refused until it has one"
+def _price_words(spec: DeploymentSpec) -> str:
+    price = price_document(spec.price)
+    if price is None:
+        return "none: keys with a budget are refused until it has one"
+    return f"${price['input_usd_per_mtok']} in, ${price['output_usd_per_mtok']} out per million tokens"
 
 
 def _replicas(count: int | None) -> dict[str, int] | None:

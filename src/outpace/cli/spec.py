@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
-from outpace.catalogue.resolve import name_of_file
+from outpace.catalogue.resolve import find_card, name_of_file
+from outpace.control.specs import parse_spec
 from outpace.values.deployment import DeploymentSpec
 from outpace.values.errors import InvalidInput
-from outpace.values.money import parse_price
+from outpace.values.money import Price
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
 _LARGEST_FILE_BYTES = 1024 * 1024
@@ -35,24 +35,17 @@ def wanted_spec(word: str, changes: dict[str, object]) -> dict[str, Any]:
     """
     body = _read_file(Path(word)) if word.lower().endswith(_FILE_SUFFIXES) else _of_model(word)
     body |= {field: value for field, value in changes.items() if value is not None}
-    check(body)
     return body
 
 
-def check(body: dict[str, Any]) -> None:
-    """Raises InvalidInput naming the field that is unknown, missing or wrong."""
-    fields = dict(body)
-    if fields.get("price") is not None:
-        if not isinstance(fields["price"], dict):
-            raise InvalidInput("price", "is a mapping with input_usd_per_mtok and output_usd_per_mtok")
-        fields["price"] = msgspec.to_builtins(parse_price(fields["price"]))
-    try:
-        spec = msgspec.convert(fields, DeploymentSpec)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$.")
-        raise InvalidInput(place.rstrip("`") or None, problem[:1].lower() + problem[1:]) from None
-    if spec.model is None and spec.external is None:
-        raise InvalidInput("model", "is missing; name a model, a GGUF file, or an `external` API")
+def spec_of(body: dict[str, Any]) -> DeploymentSpec:
+    """What control will make of the body, with the catalogue's price. Raises InvalidInput naming the field."""
+    return parse_spec(body, _list_price)
+
+
+def _list_price(model: str) -> Price | None:
+    card = find_card(model)
+    return card.price if card else None
 
 
 def _of_model(word: str) -> dict[str, Any]:

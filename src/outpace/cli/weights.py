@@ -8,14 +8,16 @@ from outpace.cli.pull import watching
 from outpace.values.home import Home
 
 
-def fetch_weights(home: Home, model: str) -> None:
+def fetch_weights(home: Home, model: str, precision: str = "auto", *, is_quiet: bool = False) -> None:
     """Pull what `model` needs. Raises ModelNotFound, WeightsInvalid, SourceUnreachable, StorageFailed."""
     store = ArtifactStore(home.artifacts)
-    resolved = resolve(model, "auto", store)
+    resolved = resolve(model, precision, store)
     if resolved.to_pull is None:
         return
     size = f"{resolved.to_pull.size_bytes / 1e6:,.0f} MB" if resolved.to_pull.size_bytes else "size not known"
-    typer.echo(f"  {resolved.model}   fetching the weights, {size}")
+    if not is_quiet:
+        typer.echo(f"  {resolved.model}   fetching the weights, {size}")
     with watching(resolved.model) as watch:
         store.pull(resolved.model, resolved.to_pull, watch)
-    typer.echo(f"  {resolved.model}   {resolved.to_pull.precision} · {size} · sha256 ok")
+    if not is_quiet:
+        typer.echo(f"  {resolved.model}   {resolved.to_pull.precision} · {size} · sha256 ok")
