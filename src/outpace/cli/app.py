@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "usage": "outpace.cli.usage",
     "receipts": "outpace.cli.receipts",
     "logs": "outpace.cli.logs",
+    "plan": "outpace.cli.plan",
+    "predict": "outpace.cli.predict",
 }
 
 

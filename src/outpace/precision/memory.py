@@ -32,7 +32,7 @@ class WeightBytes:
 
 @dataclass(frozen=True)
 class Split:
-    """How a model is spread: tensor, pipeline and (for attention) data parallel degrees."""
+    """How one instance is spread: `attention_dp` groups of `tp` devices share the experts; `pp` stages follow."""
 
     tp: int = 1
     pp: int = 1
@@ -40,8 +40,13 @@ class Split:
 
     @property
     def devices(self) -> int:
-        """Devices of one instance; attention data parallelism reuses the tensor-parallel ones."""
-        return self.tp * self.pp
+        """Devices of one instance."""
+        return self.tp * self.pp * self.attention_dp
+
+    @property
+    def stage_devices(self) -> int:
+        """Devices that hold one pipeline stage together."""
+        return self.tp * self.attention_dp
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,13 @@ def state_bytes(model: Architecture) -> float:
 
 
 def kv_shards(model: Architecture, split: Split) -> int:
-    """Over how many tensor-parallel devices one sequence's cache is divided (the rest hold copies).
+    """Over how many devices of a stage the cache is divided; the others hold copies.
 
-    Latent attention has a single shared vector, so tensor parallelism only copies it; attention data
-    parallelism gives every device its own sequences, which divides the total the same way as sharding.
+    Latent attention has a single shared vector, so tensor parallelism only copies it; every group of
+    attention data parallelism keeps its own sequences.
     """
-    if split.attention_dp > 1:
-        return split.attention_dp
-    return 1 if model.attention == "mla" else min(split.tp, model.kv_heads)
+    within_group = 1 if model.attention == "mla" else min(split.tp, model.kv_heads)
+    return within_group * split.attention_dp
 
 
 def activation_bytes(model: Architecture, step_tokens: int, split: Split) -> float:
@@ -155,8 +159,5 @@ def memory_use(
 
 
 def _weights_per_device(resident: WeightBytes, split: Split) -> float:
-    # With attention data parallelism the attention weights are copied; they are a small part of the
-    # mixture-of-experts models that it is used for, so the dense part is counted once per device group.
-    dense = resident.dense / split.tp if split.attention_dp == 1 else resident.dense
-    ends = (resident.head + resident.table) / split.tp
-    return (dense + resident.routed / split.tp) / split.pp + ends
+    shared = (resident.dense / split.pp + resident.head + resident.table) / split.tp
+    return shared + resident.routed / split.stage_devices / split.pp

@@ -1,0 +1,102 @@
+"""`outpace plan`: which machine, how many, how split, in what precision, at what cost, and why the others lost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outpace.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from outpace.hardware.devices import Device
+    from outpace.values.architecture import Architecture
+
+EXAMPLE = (
+    "Examples: outpace plan Llama-3.1-70B --isl 1000 --osl 300 --rate 5 --ttft-ms 500 --itl-ms 40; "
+    "outpace plan smollm2-135m-instruct --here"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLE)(plan)
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="Model name, or a path to a config.json or GGUF.")],
+    isl: Annotated[int, typer.Option(help="Mean input tokens.")] = 1024,
+    osl: Annotated[int, typer.Option(help="Mean output tokens.")] = 256,
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 1.0,
+    ttft_ms: Annotated[float, typer.Option(help="Bound on the time to the first token; 0 for none.")] = 0.0,
+    itl_ms: Annotated[float, typer.Option(help="Bound on the time between tokens; 0 for none.")] = 0.0,
+    percentile: Annotated[int, typer.Option(help="Of the bounds: 50, 90, 95 or 99.")] = 95,
+    gpu: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Only this weight format.")] = None,
+    max_usd_hour: Annotated[str | None, typer.Option(help="Most that it may cost per hour.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="CSV with gpu,usd_per_gpu_hour[,as_of]; wins.")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="Use published spot prices.")] = False,
+    api_usd_per_mtok: Annotated[str | None, typer.Option(help="An API's price to break even with.")] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Plan for this machine: probe it, predict llama.cpp.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write an SVG: cost against latency, memory.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Choose how to serve a model: ranked by $ per million tokens among what meets the objective."""
+    from outpace.cli.plan_view import show_plan
+    from outpace.planner.calibration import shipped_calibration
+    from outpace.planner.choose import make_plan
+    from outpace.planner.objective import Objective
+    from outpace.planner.prices import price_table
+    from outpace.precision.formats import weight_format
+    from outpace.values.money import parse_usd
+
+    shape = _shape(model)
+    if here:
+        from outpace.cli.plan_here import show_here
+
+        show_here(model, shape, home, json)
+        return
+    objective = Objective(
+        isl,
+        osl,
+        rate,
+        ttft_ms,
+        itl_ms,
+        percentile,
+        parse_usd(max_usd_hour, "max-usd-hour") if max_usd_hour else 0,
+    )
+    made = make_plan(
+        shape,
+        objective,
+        _devices(gpu),
+        price_table(prices, spot),
+        shipped_calibration(),
+        weight_format(weights) if weights else None,
+    )
+    if plot:
+        from outpace.planner.plot import plan_svg
+
+        plot.write_text(plan_svg(made), encoding="utf-8")
+    show_plan(made, json, api_usd_per_mtok, plot)
+    if made.best is None:
+        raise typer.Exit(1)
+
+
+def _shape(model: str) -> "Architecture":
+    from outpace.planner.architectures import architecture
+    from outpace.planner.model_files import shape_of_file
+
+    path = Path(model)
+    if path.suffix in (".gguf", ".json") or path.is_dir():
+        return shape_of_file(path)
+    return architecture(model)
+
+
+def _devices(names: list[str] | None) -> "list[Device]":
+    from outpace.hardware.devices import device, devices
+
+    if names:
+        return [device(name) for text in names for name in text.split(",")]
+    return list(devices())

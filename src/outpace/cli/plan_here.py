@@ -1,0 +1,94 @@
+"""`outpace plan MODEL --here`: this machine, its probe, and what llama.cpp will do on it."""
+
+from pathlib import Path
+
+import typer
+
+from outpace.cli.options import home_at
+from outpace.cli.show import as_json, table
+from outpace.hardware.machine import Machine, detect
+from outpace.hardware.probe import Probe, load_probe, probe, save_probe
+from outpace.planner.here import LocalEstimate, estimates_here
+from outpace.values.architecture import Architecture
+from outpace.values.clock import SystemClock
+from outpace.values.units import GB
+
+
+def show_here(model: str, shape: Architecture, home: Path | None, as_document: bool) -> None:
+    """Print the machine and the predicted decode speed per format; fails when no format fits."""
+    machine = detect()
+    found = kept_probe(home_at(home).root / "machine.json", machine)
+    estimates = estimates_here(shape, found, machine)
+    if as_document:
+        as_json(_document(model, machine, found, estimates))
+    else:
+        _print(model, machine, found, estimates)
+    if not any(estimate.fits for estimate in estimates):
+        raise typer.Exit(1)
+
+
+def kept_probe(path: Path, machine: Machine) -> Probe:
+    """The probe in the home folder, or a new one when there is none or the machine is another."""
+    kept = load_probe(path)
+    if kept and (kept.processor, kept.cores) == (machine.processor, machine.cores):
+        return kept
+    fresh = probe(machine.processor, SystemClock(), machine.cores)
+    save_probe(fresh, path)
+    return fresh
+
+
+def _print(model: str, machine: Machine, found: Probe, estimates: list[LocalEstimate]) -> None:
+    typer.echo(machine.summary)
+    typer.echo(
+        f"probe: reads {found.read_bytes_per_s / 1e9:.1f} GB/s, multiplies {found.multiply_flops / 1e9:.0f} GFLOP/s"
+    )
+    table(
+        ("format", "decode tok/s>", "80 %>", "memory GB>", "fits", "basis"),
+        [
+            (
+                e.format,
+                f"{e.tokens_per_s:.0f}",
+                f"{e.low:.0f}-{e.high:.0f}",
+                f"{e.memory_bytes / GB:.2f}",
+                e.fits,
+                e.basis,
+            )
+            for e in estimates
+        ],
+    )
+    best = max((e for e in estimates if e.fits), key=lambda e: e.tokens_per_s, default=None)
+    if best is None:
+        typer.echo(f"{model} does not fit this machine's memory in any format; choose a smaller model.")
+    else:
+        typer.echo(
+            f"fastest that fits: {best.format}; a low-bit format is used only after its quality gate passed"
+        )
+
+
+def _document(
+    model: str, machine: Machine, found: Probe, estimates: list[LocalEstimate]
+) -> dict[str, object]:
+    return {
+        "model": model,
+        "machine": {
+            "processor": machine.processor,
+            "cores": machine.cores,
+            "features": list(machine.features),
+            "memory_bytes": machine.memory_bytes,
+            "available_bytes": machine.available_bytes,
+            "gpus": [{"name": a.name, "memory_bytes": a.memory_bytes} for a in machine.accelerators],
+        },
+        "probe": {"read_bytes_per_s": found.read_bytes_per_s, "multiply_flops": found.multiply_flops},
+        "options": [
+            {
+                "format": e.format,
+                "decode_tokens_per_s": round(e.tokens_per_s, 2),
+                "low": round(e.low, 2),
+                "high": round(e.high, 2),
+                "memory_bytes": round(e.memory_bytes),
+                "fits": e.fits,
+                "basis": e.basis,
+            }
+            for e in estimates
+        ],
+    }

@@ -1,0 +1,117 @@
+"""Every way to run a model that is worth pricing: device x tensor/pipeline parallel x weights x KV format."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from outpace.hardware.devices import Device
+from outpace.planner.cases import Case
+from outpace.planner.engines import Generation, generation
+from outpace.planner.setups import Load, Setup, parse_metric
+from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
+from outpace.precision.memory import MemoryUse, Split, memory_use
+from outpace.values.architecture import Architecture
+
+_WIDTHS = (1, 2, 4, 8)
+# Engines that have kernels for a family, by vendor; the newest generation is planned with.
+_ENGINES = {
+    "NVIDIA": ("vLLM", "vllm"),
+    "AMD": ("vLLM(ROCm)", "vllm-rocm"),
+    "Huawei": ("vllm-ascend", "vllm-ascend"),
+    "Google": ("vllm-tpu", "vllm-tpu"),
+    "Apple": ("mlx-lm", "mlx"),
+}
+_FULL = parse_metric("output_throughput")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One instance of one way: what it runs on, in what precision, and whether it fits."""
+
+    shape: Architecture
+    device: Device
+    weights: WeightFormat
+    kv: KvFormat
+    split: Split
+    generation: Generation
+    memory: MemoryUse
+
+    @property
+    def label(self) -> str:
+        """How people read it."""
+        layout = f"TP{self.split.tp}" + (f" PP{self.split.pp}" if self.split.pp > 1 else "")
+        return f"{self.split.devices}x {self.device.name} {layout} {self.weights.name} kv {self.kv.name}"
+
+    def setup(self, isl: int, osl: int) -> Setup:
+        """The variant filled with sequences of these lengths."""
+        return Setup(
+            case=Case(engine=self.generation.name),
+            shape=self.shape,
+            device=self.device,
+            weights=self.weights,
+            kv=self.kv,
+            generation=self.generation,
+            split=self.split,
+            experts_parallel=False,
+            replicas=1.0,
+            isl=float(isl),
+            osl=float(osl),
+            load=Load.FULL,
+            concurrency=0.0,
+            rate_per_s=0.0,
+            beams=1,
+            metric=_FULL,
+            speculation=False,
+            slo_ttft_ms=0.0,
+            reading="",
+            run_requests=20_000.0,
+            method="",
+        )
+
+
+def variants(
+    shape: Architecture, devices: Sequence[Device], tokens: int, only: WeightFormat | None = None
+) -> Iterator[Variant]:
+    """All variants, those that do not fit included (their reason is a part of the answer)."""
+    for on in devices:
+        made = _generation(on)
+        for stored in [only] if only else _weight_formats(shape, on):
+            for split in _splits(shape, on):
+                for kept in _kv_formats(on, stored):
+                    memory = memory_use(shape, stored, kept, split, on.memory_bytes, tokens)
+                    yield Variant(shape, on, stored, kept, split, made, memory)
+
+
+def _generation(on: Device) -> Generation:
+    name, _ = _ENGINES.get(on.vendor, ("vLLM", "vllm"))
+    return generation(name, "", on.vendor)
+
+
+def _weight_formats(shape: Architecture, on: Device) -> list[WeightFormat]:
+    """Formats with an arithmetic unit or weight-only kernels on the device, and a checkpoint of the model."""
+    names = ["bf16", "int4-awq"]
+    if on.fp8_flops:
+        names.append("fp8")
+    elif on.int8_ops:
+        names.append("int8")
+    if on.fp4_flops:
+        names.append("nvfp4")
+    if shape.native_format in ("mxfp4", "int4-experts"):
+        names = [shape.native_format] + (["nvfp4"] if on.fp4_flops and shape.native_format != "mxfp4" else [])
+    elif shape.native_format == "fp8":
+        names = [name for name in names if name != "bf16"]
+    return [weight_format(name) for name in names]
+
+
+def _kv_formats(on: Device, stored: WeightFormat) -> list[KvFormat]:
+    has_fp8 = bool(on.fp8_flops) and stored.name != "bf16"
+    return [kv_format(name) for name in (("bf16", "fp8") if has_fp8 else ("bf16",))]
+
+
+def _splits(shape: Architecture, on: Device) -> Iterator[Split]:
+    most = 8 if on.link_bytes_per_s or on.pcie_bytes_per_s else 1
+    for tp in _WIDTHS:
+        if tp > most or shape.heads % tp or (shape.kv_heads % tp and tp % shape.kv_heads):
+            continue
+        for pp in (1, 2, 4):
+            if tp * pp <= most and pp <= shape.layers and (pp == 1 or tp * pp > 1):
+                yield Split(tp=tp, pp=pp)

@@ -1,0 +1,55 @@
+"""Engine generations, read from `engines.toml`: which host loop and kernels a named version has."""
+
+import re
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+UNKNOWN = "unknown"
+_PORTS = {("vllm", "AMD"): "vllm-rocm", ("vllm", "Huawei"): "vllm-ascend", ("vllm", "Google"): "vllm-tpu"}
+_NEWEST = (10**6,)
+
+
+class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A range of versions of an engine; `max_sequences` 0 means that only memory limits."""
+
+    name: str
+    spellings: tuple[str, ...]
+    before: str
+    max_sequences: int
+
+
+def generation(engine: str, version: str, vendor: str = "NVIDIA") -> Generation:
+    """The generation of an engine as measurements write it, such as `vLLM 0.9.0.2.dev108` with empty version.
+
+    vLLM's ports to other vendors' devices have their own kernels, so they count as engines of their own.
+    """
+    name, inner = _split(engine.strip().lower())
+    name = _PORTS.get((name, vendor), name)
+    numbers = _numbers(version) or inner or _NEWEST
+    for candidate in generations():
+        if name in candidate.spellings and (not candidate.before or numbers < _numbers(candidate.before)):
+            return candidate
+    return Generation(name=UNKNOWN, spellings=(), before="", max_sequences=512)
+
+
+@cache
+def generations() -> tuple[Generation, ...]:
+    """Every known generation, oldest first per engine."""
+    text = files("outpace.planner").joinpath("engines.toml").read_text(encoding="utf-8")
+    return msgspec.convert(tomllib.loads(text)["generation"], tuple[Generation, ...])
+
+
+def _split(engine: str) -> tuple[str, tuple[int, ...]]:
+    found = re.fullmatch(r"(.*?)[ -]v?(\d+(?:\.\d+)*.*)", engine)
+    if not found:
+        return engine, ()
+    return found[1], _numbers(found[2])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version; none for `nightly` and the like, which are taken as the newest."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version.strip().lower())
+    return tuple(int(part) for part in found[1].split(".")[:3]) if found else ()

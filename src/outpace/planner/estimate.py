@@ -1,0 +1,52 @@
+"""Estimates: a value with its 80 % interval, unit and basis, for many setups in one pass."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outpace.planner.calibration import Calibration
+from outpace.planner.model import batch
+from outpace.planner.setups import Setup
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A predicted metric: in 80 % of left-out measurements of its kind the truth lay between `low` and `high`."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    basis: str
+
+
+def estimate_all(setups: Sequence[Setup], calibration: Calibration) -> list[Estimate]:
+    """Estimates of many setups, in order."""
+    if not setups:
+        return []
+    prepared = batch(setups)
+    logs = prepared.log_metric(prepared.rates(calibration.logs))
+    return [
+        _estimate(setup, float(log) + calibration.correction(setup), calibration)
+        for setup, log in zip(setups, logs, strict=True)
+    ]
+
+
+def _estimate(setup: Setup, log: float, calibration: Calibration) -> Estimate:
+    spread = calibration.spread(setup)
+    return Estimate(
+        value=math.exp(log),
+        low=math.exp(log + spread.low),
+        high=math.exp(log + spread.high),
+        unit=setup.metric.unit,
+        basis=_basis(setup, calibration, spread.rows),
+    )
+
+
+def _basis(setup: Setup, calibration: Calibration, rows: int) -> str:
+    novelty = calibration.novelty(setup)
+    evidence = f"fit {calibration.created_on}, interval of {rows} left-out rows"
+    if novelty in ("family", "far"):
+        facts = f"datasheet of {setup.device.name} with pooled efficiencies"
+        return f"roofline: {facts} ({novelty} not measured; {evidence})"
+    return f"calibrated: {novelty} ({evidence})"

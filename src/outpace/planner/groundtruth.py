@@ -1,0 +1,130 @@
+"""Published measurements as calibration rows; what cannot be compared is named and counted, never dropped silently."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from outpace.planner.cases import CASE_COLUMNS, Case
+from outpace.planner.setups import Setup, resolve
+from outpace.values.errors import InvalidInput
+
+FILES = ("throughput.csv", "latency.csv", "latency_inferencex.csv")
+_STATISTICS = {"mean": "mean", "p50": "p50", "p99": "p99", "mean_tpot": "mean", "p95": "p95"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A setup with its measured value in the unit of its metric, and where it was published."""
+
+    setup: Setup
+    value: float
+    source: str
+
+    @property
+    def case(self) -> Case:
+        """The case as written."""
+        return self.setup.case
+
+
+@dataclass
+class GroundTruth:
+    """All usable rows, and how many were left out for which reason."""
+
+    rows: list[Measurement] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def read_ground_truth(folder: Path) -> GroundTruth:
+    """Every measurement under `folder`. Raises InvalidInput when a file is missing."""
+    truth = GroundTruth()
+    for name in FILES:
+        for fields in _rows(folder / name):
+            _take(truth, name, fields)
+    return truth
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            yield from csv.DictReader(lines)
+    except OSError as problem:
+        raise InvalidInput("ground-truth", f"{path} cannot be read: {problem}") from problem
+
+
+def _take(truth: GroundTruth, name: str, fields: dict[str, str]) -> None:
+    reason = _reason_to_leave_out(name, fields)
+    if reason:
+        truth.left_out[reason] += 1
+        return
+    for case, value in _questions(name, fields):
+        try:
+            truth.rows.append(Measurement(resolve(case), value, fields["source"]))
+        except InvalidInput as problem:
+            truth.left_out[f"{problem.param}: {problem.message}"[:110]] += 1
+
+
+def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:
+    notes = fields["notes"]
+    if "SUSPECT" in notes:
+        return "marked SUSPECT in the source list"
+    if fields.get("mode") == "disagg":
+        return "disaggregated: concurrency and decode layout are not given"
+    if "speculative decoding ON" in notes:
+        return "speculation on: its acceptance is not given"
+    if "no XQA" in notes:
+        return "a kernel switched off on purpose"
+    if fields.get("metric") == "throughput_as_reported":
+        return "the source does not say whether input tokens count"
+    if fields.get("metric", "").startswith("speedup") or "CLAIM UNVERIFIED" in notes:
+        return "a ratio, not a rate"
+    if fields["gpu"].startswith("mixed:"):
+        return "devices of two kinds in one figure"
+    return ""
+
+
+def _questions(name: str, fields: dict[str, str]) -> Iterable[tuple[Case, float]]:
+    if name == "latency_inferencex.csv":
+        return _inferencex(fields)
+    base = {column: fields.get(column) or "" for column in CASE_COLUMNS}
+    if name == "throughput.csv":
+        return [(Case(**base), float(fields["value"]))]
+    return _latencies(Case(**base), fields)
+
+
+def _latencies(base: Case, fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
+    for column, stat in (("ttft_ms", "ttft_stat"), ("itl_ms", "itl_stat")):
+        value = fields[column]
+        if value and float(value) > 0:
+            yield base.asking(f"{column}_{_STATISTICS[fields[stat]]}"), float(value)
+    burst = fields["batch_or_concurrency"].startswith("all(")
+    if fields["output_tok_s"] and burst:
+        yield base.asking("output_throughput"), float(fields["output_tok_s"])
+
+
+def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
+    tp = _degree(fields["tp"])
+    layout = f"attention-dp={_degree(fields['attn_dp'])} ep={_degree(fields['moe_ep'])}; {fields['notes']}"
+    base = Case(
+        id=fields["id"],
+        model=fields["model"],
+        gpu=fields["gpu"],
+        n_gpus=_degree(fields["n_gpus"]) or tp,
+        tp=tp,
+        pp=_degree(fields["pp"]),
+        weights_precision=fields["weights_precision"],
+        engine=fields["engine"],
+        engine_version=fields["engine_version"],
+        isl=fields["isl"],
+        osl=fields["osl"],
+        batch_or_concurrency=fields["batch_or_concurrency"],
+        notes=layout,
+    )
+    for column, metric in (("ttft_ms", "ttft_ms_mean"), ("tpot_ms", "itl_ms_mean")):
+        if fields[column] and float(fields[column]) > 0:
+            yield base.asking(metric), float(fields[column])
+
+
+def _degree(written: str) -> str:
+    return str(int(float(written))) if written and float(written) > 0 else ""

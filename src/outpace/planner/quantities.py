@@ -1,0 +1,65 @@
+"""What the step-time model does not know by itself: its fitted quantities, their priors and their groups."""
+
+from dataclasses import dataclass
+
+from outpace.planner.setups import Setup
+
+
+@dataclass(frozen=True)
+class Quantified:
+    """A positive quantity with a prior value, the prior's spread in logs, and the spread of its groups."""
+
+    prior: float
+    spread: float
+    groups: tuple[tuple[str, float], ...] = ()
+
+
+# Priors come from what kernels are known to reach; groups share strength (a group without rows stays at 1).
+FITTED: dict[str, Quantified] = {
+    "weights": Quantified(0.75, 0.2, (("family", 0.12), ("format", 0.15), ("generation", 0.1))),
+    "cache": Quantified(0.6, 0.3, (("family", 0.15), ("generation", 0.25), ("attention", 0.3))),
+    "decode_flops": Quantified(0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.2))),
+    "prefill_flops": Quantified(0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.25))),
+    "prefill_attention": Quantified(0.35, 0.4, (("generation", 0.3),)),
+    "decode_attention": Quantified(0.25, 0.5, (("generation", 0.3),)),
+    "corner": Quantified(2.0, 0.3),
+    "routing": Quantified(0.85, 0.2),
+    "link_latency": Quantified(4e-6, 0.5, (("generation", 0.3), ("family", 0.3))),
+    "pcie_latency": Quantified(20e-6, 0.5, (("generation", 0.3), ("family", 0.3))),
+    "link": Quantified(0.5, 0.4, (("family", 0.2),)),
+    "pcie": Quantified(0.5, 0.4, (("family", 0.2),)),
+    "layer": Quantified(12e-6, 0.5, (("generation", 0.5), ("family", 0.3))),
+    "expert_layer": Quantified(20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3))),
+    "host": Quantified(1e-3, 0.7, (("generation", 0.7),)),
+    "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
+    "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),
+    "first": Quantified(1.0, 0.2, (("generation", 0.2),)),
+    "door": Quantified(12e-3, 0.7, (("generation", 0.5), ("method", 0.7))),
+    "tokenize": Quantified(3e-6, 0.7, (("generation", 0.3), ("method", 0.3))),
+    "bunching": Quantified(0.08, 0.7, (("generation", 0.5), ("method", 0.7))),
+    "wait": Quantified(0.7, 0.5, (("generation", 0.3), ("method", 0.3))),
+    "chunk": Quantified(6000.0, 0.7, (("generation", 0.7),)),
+    "request": Quantified(3e-4, 0.8, (("generation", 0.5),)),
+    "tail": Quantified(0.3, 0.5, (("generation", 0.3),)),
+    "shared": Quantified(1.0, 0.3),
+    "level": Quantified(1.0, 0.01, (("kind", 0.3),)),
+}
+
+
+def group_of(setup: Setup, grouping: str) -> str:
+    """The group that a setup belongs to under a grouping."""
+    match grouping:
+        case "family":
+            return setup.device.family
+        case "generation":
+            return setup.generation.name
+        case "unit":
+            return setup.weights.multiply
+        case "format":
+            return setup.weights.name
+        case "method":
+            return setup.method
+        case "attention":
+            return setup.shape.attention
+        case _:
+            return f"{setup.load}/{setup.metric.quantity}/{setup.metric.statistic}"

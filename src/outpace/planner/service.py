@@ -1,0 +1,151 @@
+"""From step times to what users see: throughput, TTFT and ITL under each kind of load."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from outpace.planner.columns import Columns, Flags, Numbers
+from outpace.planner.steps import Prefill, Rates, decode_step_s, prefill_s
+
+_BISECTIONS = 24
+# A soft minimum: close to the smaller of two, without a corner that would stop the fit.
+_SOFTNESS = 4.0
+# Above this share of the prefill capacity a queue of Poisson arrivals is not stationary within a run.
+_MOST_BUSY = 0.9
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Which setups arrive how."""
+
+    static: Flags
+    closed: Flags
+    burst: Flags
+    paced: Flags
+
+
+@dataclass(frozen=True)
+class Service:
+    """Per instance: tokens per second, seconds to the first token, seconds between tokens."""
+
+    tokens_per_s: Numbers
+    ttft_s: Numbers
+    itl_s: Numbers
+    in_flight: Numbers
+    capacity_tokens_per_s: Numbers
+
+
+@dataclass(frozen=True)
+class _Steady:
+    """A steady mix of prompts and steps with a constant number in flight."""
+
+    itl_s: Numbers
+    tokens_per_s: Numbers
+
+
+def serve(at: Columns, rates: Rates, loads: Loads) -> Service:
+    """What every setup delivers under its load."""
+    prompt = prefill_s(at, rates, at.isl)
+    held = np.maximum(at.capacity, 1.0)
+    full = _steady(at, rates, prompt, held)
+    in_flight = _in_flight(at, rates, prompt, loads, held)
+    now = _steady(at, rates, prompt, in_flight)
+    waits = np.where(
+        loads.paced,
+        _arrival_wait_s(at, rates, prompt, full, held),
+        _bunched_wait_s(at, rates, prompt, now, loads, held),
+    )
+    alone = rates["door"] + rates["tokenize"] * at.isl + rates["first"] * prompt.work_s + prompt.fixed_s
+    ttft = alone + rates["wait"] * now.itl_s + waits
+    stays = ttft + (at.osl - 1).clip(min=0.0) * now.itl_s
+    looped = at.concurrency.clip(min=1.0) * at.osl / stays
+    tokens = np.where(loads.closed, np.minimum(looped, now.tokens_per_s), full.tokens_per_s)
+    steady = Service(tokens, ttft, now.itl_s, in_flight, full.tokens_per_s)
+    steady = _where(loads.static, _static(at, rates, full), steady)
+    return _where(loads.burst, _burst(at, rates, prompt, held, full), steady)
+
+
+def _in_flight(at: Columns, rates: Rates, prompt: Prefill, loads: Loads, held: Numbers) -> Numbers:
+    closed = np.minimum(np.maximum(at.concurrency, 1.0), held)
+    paced = np.minimum(_paced(at, rates, prompt, held), np.maximum(at.run_requests, 1.0))
+    return np.where(loads.closed, closed, np.where(loads.paced, paced, held))
+
+
+def _paced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers:
+    """Sequences in flight at an arrival rate (Little's law), by bisection; `held` when it cannot keep up."""
+    low, high = np.full(at.count, 1e-3), held
+    for _ in range(_BISECTIONS):
+        middle = np.sqrt(low * high)
+        state = _steady(at, rates, prompt, middle)
+        stays = prompt.work_s + prompt.fixed_s + at.osl * state.itl_s
+        enough = middle >= at.rate * stays
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.sqrt(low * high)
+
+
+def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _Steady:
+    """Every step also carries a piece of the others' prompts, at most one chunk; work is conserved."""
+    step = decode_step_s(at, rates, np.maximum(in_flight, 1.0) * at.beams, at.isl + at.osl / 2)
+    reading = rates["mixing"] * prompt.work_s
+    share = (in_flight - 1.0).clip(min=0.0) / at.osl * reading
+    chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
+    itl = step + _smaller(share, chunk)
+    tokens = in_flight * at.osl / (at.osl * step + in_flight * reading + prompt.fixed_s)
+    return _Steady(itl, tokens)
+
+
+def _smaller(one: Numbers, other: Numbers) -> Numbers:
+    ratio = (one / other) ** _SOFTNESS
+    return one / (1.0 + ratio) ** (1.0 / _SOFTNESS)
+
+
+def _bunched_wait_s(
+    at: Columns, rates: Rates, prompt: Prefill, now: _Steady, loads: Loads, held: Numbers
+) -> Numbers:
+    """Closed loops start all at once and stay bunched; callers beyond the places wait for one to leave."""
+    others = (np.minimum(at.concurrency, held) - 1).clip(min=0.0)
+    overflow = np.where(loads.closed, (at.concurrency - held).clip(min=0.0), 0.0)
+    waits: Numbers = rates["bunching"] * others * prompt.work_s + overflow * at.osl / now.tokens_per_s
+    return waits
+
+
+def _arrival_wait_s(at: Columns, rates: Rates, prompt: Prefill, full: _Steady, held: Numbers) -> Numbers:
+    """Poisson arrivals meet others' prompts (M/D/1); beyond capacity a queue grows for the length of the run."""
+    busy = np.minimum(at.rate * rates["mixing"] * prompt.work_s, _MOST_BUSY)
+    meeting = busy / (1 - busy) * prompt.work_s / 2
+    behind = at.osl / full.tokens_per_s - 1 / np.maximum(at.rate, 1e-9)
+    queued = (at.run_requests - held).clip(min=0.0) / 2 * behind.clip(min=0.0)
+    # An operator who promises a TTFT does not admit more than the instance can carry.
+    waits: Numbers = meeting + np.where(at.slo_ttft_s > 0, 0.0, queued)
+    return waits
+
+
+def _static(at: Columns, rates: Rates, full: _Steady) -> Service:
+    """One batch: all prompts, then all steps; the average counts both."""
+    batch = np.maximum(at.concurrency, 1.0)
+    prompts = prefill_s(at, rates, at.isl)
+    read = prompts.work_s * batch + np.maximum(1.0, at.isl * batch / 16384.0) * prompts.fixed_s
+    step = decode_step_s(at, rates, batch * at.beams, at.isl + at.osl / 2)
+    total = read + (at.osl - 1).clip(min=0.0) * step
+    return Service(batch * at.osl / total, read, step, batch, full.tokens_per_s)
+
+
+def _burst(at: Columns, rates: Rates, prompt: Prefill, held: Numbers, full: _Steady) -> Service:
+    """N requests at once: prompts, then waves of at most `held`; the last ones leave the batch thin."""
+    asked = np.maximum(at.concurrency, 1.0)
+    size = np.minimum(asked, held)
+    step = decode_step_s(at, rates, size * at.beams, at.isl + at.osl / 2)
+    reading = rates["mixing"] * prompt.work_s + rates["request"]
+    thinning = rates["tail"] * np.minimum(1.0, at.osl / 100)
+    total = asked * reading + at.osl * step * (asked / size + thinning) + prompt.fixed_s
+    first = rates["door"] + prompt.fixed_s + size / 2 * reading
+    queued = (1 - size / asked) * total / 2
+    chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
+    itl = step + _smaller(size / at.osl * reading * rates["shared"], chunk)
+    return Service(asked * at.osl / total, first + queued, itl, size, full.tokens_per_s)
+
+
+def _where(mask: Flags, yes: Service, no: Service) -> Service:
+    return Service(
+        *(np.where(mask, getattr(yes, field.name), getattr(no, field.name)) for field in fields(Service))
+    )

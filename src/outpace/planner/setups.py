@@ -1,0 +1,374 @@
+"""From a case to a setup: every name resolved, every number checked, or a refusal that says what to change."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+
+from outpace.hardware.devices import Device, device
+from outpace.planner.architectures import named_model
+from outpace.planner.cases import Case
+from outpace.planner.engines import Generation, generation
+from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
+from outpace.precision.memory import MemoryUse, Split, memory_use, weight_bytes
+from outpace.values.architecture import Architecture
+from outpace.values.errors import InvalidInput
+
+# MLPerf submitters leave the split open; this share of a device filled by weights is about where they split.
+_FILLED_BY_WEIGHTS = 0.62
+# A benchmark run at a given rate that does not say its length; overload builds a queue only that long.
+_SHORT_RUN_REQUESTS = 200.0
+_LONG_RUN_REQUESTS = 20_000.0
+# Words in notes by which ways of measuring are told apart; only these are read, never a measured figure.
+_METHODS = (
+    "sharegpt_standard",
+    "sharegpt_edge",
+    "sharegpt_longctx",
+    "ttft grows with osl",
+    "section:",
+    "dataset means",
+    "random dataset",
+    "single stream",
+)
+# Devices that share one board's links.
+_BOARD = 8
+
+
+class Load(StrEnum):
+    """How requests arrive."""
+
+    STATIC = "static"  # one batch, all together, whole-run average
+    CLOSED = "closed"  # a fixed number in flight
+    BURST = "burst"  # N requests at once, then drained
+    RATE = "rate"  # Poisson arrivals
+    FULL = "full"  # as many as the instance holds
+    OFFLINE = "mlperf-offline"
+    SERVER = "mlperf-server"
+    INTERACTIVE = "mlperf-interactive"
+
+
+class Quantity(StrEnum):
+    """What is asked for."""
+
+    THROUGHPUT = "throughput"
+    TTFT = "ttft"
+    ITL = "itl"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A parsed metric name: the quantity, its statistic, and whether it is per device or per sample."""
+
+    name: str
+    quantity: Quantity
+    statistic: str = "mean"
+    per_device: bool = False
+    per_sample: bool = False
+
+    @property
+    def unit(self) -> str:
+        """The unit of the answer."""
+        if self.quantity is not Quantity.THROUGHPUT:
+            return "ms"
+        rate = "samples/s" if self.per_sample else "tok/s"
+        return f"{rate}/GPU" if self.per_device else rate
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A case with every name resolved; counts are per instance, `replicas` instances work side by side."""
+
+    case: Case
+    shape: Architecture
+    device: Device
+    weights: WeightFormat
+    kv: KvFormat
+    generation: Generation
+    split: Split
+    experts_parallel: bool
+    replicas: float
+    isl: float
+    osl: float
+    load: Load
+    concurrency: float
+    rate_per_s: float
+    beams: int
+    metric: Metric
+    speculation: bool
+    slo_ttft_ms: float
+    reading: str
+    run_requests: float
+    method: str
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What one device holds when sequences reach their full length."""
+        tokens = max(1, round(self.isl + self.osl))
+        step_tokens = int(min(8192, max(2048, self.isl)))
+        capacity = self.device.memory_bytes
+        return memory_use(self.shape, self.weights, self.kv, self.split, capacity, tokens, step_tokens)
+
+
+def resolve(case: Case) -> Setup:
+    """The setup of a case. Raises InvalidInput naming the column that is wrong or missing."""
+    metric = parse_metric(case.metric)
+    named = named_model(case.model)
+    notes = case.notes.lower()
+    on = device(case.gpu)
+    stored = _weights(case.weights_precision, named.implied_format, named.shape)
+    isl, osl = _lengths(case, notes)
+    load, concurrency = _load(case, metric, notes)
+    split, replicas, reading = _split(case, named.shape, on, stored, notes)
+    return Setup(
+        case=case,
+        shape=named.shape,
+        device=on,
+        weights=stored,
+        kv=_kv(case.kv_precision),
+        generation=generation(case.engine, case.engine_version, on.vendor),
+        split=split,
+        experts_parallel=split.attention_dp > 1 or "each counted" in reading or _says_experts_parallel(notes),
+        replicas=replicas,
+        isl=isl,
+        osl=osl,
+        load=load,
+        concurrency=concurrency / replicas,
+        rate_per_s=_rate(case) / replicas,
+        beams=4 if "beam 4" in notes else 1,
+        metric=metric,
+        speculation="speculative decoding on" in notes,
+        slo_ttft_ms=_slo_ttft(notes),
+        reading=reading,
+        run_requests=_run_requests(load, notes),
+        method=_method(notes),
+    )
+
+
+def _says_experts_parallel(notes: str) -> bool:
+    return bool(re.search(r"\bep\b(?!=)|expert-parallel|ep-size [2-9]|\bep=[2-9]", notes))
+
+
+def parse_metric(name: str) -> Metric:
+    """Quantity and statistic of a metric name. Raises InvalidInput listing the known ones."""
+    latency = re.fullmatch(r"(ttft|itl|tpot)_ms_(mean|p50|p95|p99)", name)
+    if latency:
+        quantity = Quantity.TTFT if latency[1] == "ttft" else Quantity.ITL
+        return Metric(name, quantity, latency[2])
+    if name in ("output_throughput", "output_throughput_per_gpu", "output_throughput_sustained_30min"):
+        return Metric(name, Quantity.THROUGHPUT, per_device=name.endswith("per_gpu"))
+    if re.fullmatch(r"mlperf_(offline|server|interactive)_(output_throughput|samples)", name):
+        return Metric(name, Quantity.THROUGHPUT, per_sample=name.endswith("samples"))
+    raise InvalidInput(
+        "metric",
+        f"{name!r} is not known; known are output_throughput, output_throughput_per_gpu, "
+        "mlperf_offline_output_throughput, mlperf_server_output_throughput, ttft_ms_*, itl_ms_* "
+        "with mean, p50, p95 or p99",
+    )
+
+
+def _weights(written: str, implied: str, shape: Architecture) -> WeightFormat:
+    name = written or implied or "bf16"
+    stored = weight_format(name)
+    # A 4-bit claim for a model whose checkpoint quantizes experts only means that checkpoint.
+    if shape.native_format in ("mxfp4", "int4-experts") and stored.bits < 8:
+        return (
+            stored
+            if stored.name == "nvfp4" and shape.native_format == "int4-experts"
+            else weight_format(shape.native_format)
+        )
+    return stored
+
+
+def _kv(written: str) -> KvFormat:
+    return kv_format(written or "auto")
+
+
+def _lengths(case: Case, notes: str) -> tuple[float, float]:
+    isl, osl = _number(case.isl), _number(case.osl)
+    if isl is None or osl is None:
+        known = _named_workload(f"{notes} {case.isl.lower()}")
+        isl = known[0] if isl is None and known else isl
+        osl = known[1] if osl is None and known else osl
+    if osl is None and case.metric.startswith("ttft"):
+        osl = 1.0
+    if isl is None or osl is None:
+        missing = "isl" if isl is None else "osl"
+        raise InvalidInput(missing, "is missing and no known data set is named in notes; give a mean length")
+    if isl < 0 or osl < 1:
+        raise InvalidInput("osl" if osl < 1 else "isl", "must be positive")
+    return max(isl, 1.0), osl
+
+
+@cache
+def _workloads() -> tuple[tuple[tuple[str, ...], float, float], ...]:
+    text = files("outpace.planner").joinpath("workloads.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text).values()
+    return tuple((tuple(row["match"]), float(row["isl"]), float(row["osl"])) for row in table)
+
+
+def _named_workload(text: str) -> tuple[float, float] | None:
+    for words, isl, osl in _workloads():
+        if any(word in text for word in words):
+            return isl, osl
+    return None
+
+
+def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
+    """The kind of load and its size (sequences in flight, or requests of a burst; 0 when it has none)."""
+    if "mlperf" in metric.name or "mlperf" in notes or "loadgen" in notes:
+        return _mlperf_load(f"{metric.name}; {notes}"), 0.0
+    written = case.batch_or_concurrency.lower()
+    burst = re.fullmatch(r"all\((\d+)\)", written)
+    if burst:
+        return Load.BURST, float(burst[1])
+    if "static" in notes or "fixed batch" in notes or "single prompt token" in notes:
+        return Load.STATIC, _positive(written or "1", "batch_or_concurrency")
+    if case.request_rate_rps and case.request_rate_rps.lower() not in ("inf", "infinite"):
+        return Load.RATE, 0.0
+    if written == "max" or "infinite request rate" in notes or (not written and "max load" in notes):
+        return Load.FULL, 0.0
+    if (
+        "submitted at once" in notes
+        or "num_requests*" in notes
+        or "at t=0" in notes
+        or "speedup_vs_bf16" in notes
+        or "scaling" in notes
+    ):
+        return Load.BURST, _positive(written, "batch_or_concurrency")
+    if not written:
+        return _unsized_load(case, notes), _burst_size(notes)
+    return Load.CLOSED, _positive(written, "batch_or_concurrency")
+
+
+def _unsized_load(case: Case, notes: str) -> Load:
+    if case.request_rate_rps.lower() in ("inf", "infinite") and _burst_size(notes):
+        return Load.BURST
+    if case.metric.startswith("output_throughput"):
+        return Load.FULL
+    raise InvalidInput(
+        "batch_or_concurrency", "is missing and so is request_rate_rps; a latency follows only from a load"
+    )
+
+
+def _burst_size(notes: str) -> float:
+    found = re.search(r"\b(\d+) requests\b", notes)
+    return float(found[1]) if found else 0.0
+
+
+def _run_requests(load: Load, notes: str) -> float:
+    """How many requests a run has; MLPerf runs last ten minutes and more, so they have no such end."""
+    if load in (Load.SERVER, Load.INTERACTIVE, Load.OFFLINE):
+        return _LONG_RUN_REQUESTS
+    return _burst_size(notes) or _SHORT_RUN_REQUESTS
+
+
+def _mlperf_load(text: str) -> Load:
+    if "interactive" in text:
+        return Load.INTERACTIVE
+    return Load.SERVER if "server" in text else Load.OFFLINE
+
+
+def _method(notes: str) -> str:
+    return next((words for words in _METHODS if words in notes), "")
+
+
+def _slo_ttft(notes: str) -> float:
+    found = re.search(r"slo ttft (\d+) ms", notes)
+    return float(found[1]) if found else 0.0
+
+
+def _rate(case: Case) -> float:
+    written = case.request_rate_rps.lower()
+    if written in ("", "inf", "infinite"):
+        return 0.0
+    return _positive(written, "request_rate_rps")
+
+
+def _split(
+    case: Case, shape: Architecture, on: Device, stored: WeightFormat, notes: str
+) -> tuple[Split, float, str]:
+    """The split of one instance, how many instances there are, and how an odd count was read."""
+    tp, pp, count = (_count(getattr(case, name), name) for name in ("tp", "pp", "n_gpus"))
+    wide = re.search(r"\bdep(\d+)\b", notes)
+    if wide and shape.moe_layers:
+        return Split(attention_dp=int(wide[1])), max(1.0, count / int(wide[1])), ""
+    tp, count, reading = _same_devices(shape, on, tp, count)
+    pp = pp or 1
+    if not tp:
+        tp = max(1, _open_tp(shape, on, stored, count) // pp)
+        return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
+    if re.search(r"dp-attention|dp attention|attention-dp\b(?!=)", notes) and shape.attention == "mla":
+        return Split(attention_dp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
+    if shape.moe_layers and tp > _BOARD and shape.heads % tp:
+        return (
+            Split(attention_dp=tp, pp=pp),
+            1.0,
+            f"tp {tp} read as {tp} groups of attention data parallelism",
+        )
+    _check_parallel(shape, tp, pp)
+    if shape.moe_layers and count > tp * pp:
+        return Split(tp=tp, pp=pp, attention_dp=count // (tp * pp)), 1.0, reading
+    return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
+
+
+def _same_devices(shape: Architecture, on: Device, tp: int, count: int) -> tuple[int, int, str]:
+    """Undo counts that multiply tensor by expert parallelism of the same devices (16 = 4 x 4, 64 = 8 x 8).
+
+    Published tables hold such rows for boards of eight; only a 72-way link joins more.
+    """
+    width = {16: 4, 64: 8}.get(count, 0)
+    if not shape.moe_layers or count <= _BOARD or not width or "72-way" in on.link:
+        return tp, count, ""
+    if tp in (1, width, count):
+        return (
+            (1 if tp == 1 else width),
+            width,
+            f"{count} devices read as {width}, each counted for tp and ep",
+        )
+    return tp, count, ""
+
+
+def _check_parallel(shape: Architecture, tp: int, pp: int) -> None:
+    if shape.heads % tp:
+        raise InvalidInput("tp", f"{tp} does not divide the {shape.heads} attention heads of {shape.name}")
+    if pp > shape.layers:
+        raise InvalidInput("pp", f"{pp} stages are more than the {shape.layers} layers of {shape.name}")
+
+
+def _open_tp(shape: Architecture, on: Device, stored: WeightFormat, count: int) -> int:
+    """The smallest power of two at which the weights leave room, within the devices that there are.
+
+    Experts are spread over the whole board once one device is too small for them.
+    """
+    total = weight_bytes(shape, stored).total
+    if shape.moe_layers and total > _FILLED_BY_WEIGHTS * on.memory_bytes and count:
+        return min(count, _BOARD)
+    tp = 1
+    while total / tp > _FILLED_BY_WEIGHTS * on.memory_bytes and tp * 2 <= max(count, 1):
+        tp *= 2
+    return tp
+
+
+def _number(written: str) -> float | None:
+    try:
+        return float(written)
+    except ValueError:
+        return None
+
+
+def _count(written: str, name: str) -> int:
+    if not written or written in ("nan", "0", "0.0"):
+        return 0
+    value = _number(written)
+    if value is None or value < 1 or value != int(value):
+        raise InvalidInput(name, f"{written!r} is not a count")
+    return int(value)
+
+
+def _positive(written: str, name: str) -> float:
+    value = _number(written)
+    if value is None or not 0 < value < float("inf"):
+        raise InvalidInput(name, f"{written!r} is not a positive number")
+    return value

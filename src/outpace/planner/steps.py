@@ -1,0 +1,112 @@
+"""The step-time model: what one decode step and one prefill cost, from bytes, FLOPs and links.
+
+Each term is a roofline against an achieved rate; only the achieved shares and fixed costs are fitted:
+weights and KV cache against bandwidth, products against the dense peak of their arithmetic unit, all-reduces
+against the link (latency and volume, 2 (n-1)/n of the message for a ring), kernels per layer, the host per step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from outpace.planner.columns import Columns, Numbers
+
+# Fitted quantities by name; each is one number per setup (a global value times its groups' offsets).
+Rates = Mapping[str, Numbers]
+_ACTIVATION_BYTES = 2.0
+_REDUCES_PER_LAYER = 2.0
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Seconds of a prefill: what grows with its tokens, and what a pass costs anyhow."""
+
+    work_s: Numbers
+    fixed_s: Numbers
+
+
+def decode_step_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers) -> Numbers:
+    """Seconds in which every one of `batch` sequences of `context` tokens gets one token.
+
+    With pipeline stages the batch is cut into one part per stage and all parts advance in that time.
+    """
+    part = np.maximum(batch / at.pp, 1.0)
+    products = _products_s(at, rates, part, rates["decode_flops"])
+    return (
+        products
+        + _attention_s(at, rates, part, context)
+        + _exchange_s(at, rates, part)
+        + _kernels_s(at, rates)
+        + rates["host"]
+        + rates["sequence"] * part / at.attention_dp
+    )
+
+
+def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
+    """Seconds to read a prompt of `tokens` alone; stages follow one another."""
+    group = tokens / at.attention_dp
+    flops = at.prefill_flops_per_token * tokens
+    products = flops / (at.stage_devices * at.flops * rates["prefill_flops"])
+    # Attention runs at 16 bit; causal masking halves the square.
+    attended = np.where(at.sparse_tokens > 0, np.minimum(tokens, 2 * at.sparse_tokens), tokens)
+    attended = (1 - at.sliding_share) * attended + at.sliding_share * np.minimum(2 * at.window_tokens, tokens)
+    attention = at.prefill_attention_flops * tokens * attended / 2
+    attention_s = attention / (at.stage_devices * at.flops16 * rates["prefill_attention"])
+    fixed = weights_read_s(at, rates, group) + _kernels_s(at, rates) + rates["host"] + _latency_s(at, rates)
+    return Prefill(products + attention_s + _volume_s(at, rates, tokens), fixed)
+
+
+def weights_read_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
+    """Seconds to read the weights that `batch` tokens touch; experts are covered by chance.
+
+    A token leaves an expert untouched with probability 1 - k/E; routing is less even than chance, which
+    the fitted exponent expresses.
+    """
+    tokens = batch * at.attention_dp
+    covered = 1.0 - (1.0 - at.expert_share) ** np.maximum(tokens, 1.0) ** rates["routing"]
+    rate = at.bandwidth * rates["weights"]
+    return at.dense_bytes / (at.tp * rate) + covered * at.routed_bytes / (at.stage_devices * rate)
+
+
+def _products_s(at: Columns, rates: Rates, batch: Numbers, share: Numbers) -> Numbers:
+    """Matrix products: the slower of reading weights and multiplying, with a soft corner."""
+    read = weights_read_s(at, rates, batch / at.attention_dp)
+    multiply = at.flops_per_token * batch / (at.stage_devices * at.flops * share)
+    corner = rates["corner"]
+    larger = np.maximum(read, multiply)
+    return larger * ((read / larger) ** corner + (multiply / larger) ** corner) ** (1 / corner)
+
+
+def _attention_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers) -> Numbers:
+    seen = np.where(at.sparse_tokens > 0, np.minimum(context, at.sparse_tokens), context)
+    kept = (1 - at.sliding_share) * seen + at.sliding_share * np.minimum(at.window_tokens, context)
+    read = (
+        batch
+        * (kept * at.kv_bytes_per_token + at.state_bytes)
+        / (at.kv_shards * at.bandwidth * rates["cache"])
+    )
+    flops = batch * kept * at.attention_flops / (at.stage_devices * at.flops16 * rates["decode_attention"])
+    return np.maximum(read, flops)
+
+
+def _exchange_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
+    return _latency_s(at, rates) + _volume_s(at, rates, batch)
+
+
+def _latency_s(at: Columns, rates: Rates) -> Numbers:
+    hop = np.where(at.has_link > 0, rates["link_latency"], rates["pcie_latency"])
+    reduces = _REDUCES_PER_LAYER * at.layers * np.log2(np.maximum(at.stage_devices, 1.0))
+    return reduces * hop + (at.pp - 1) * hop
+
+
+def _volume_s(at: Columns, rates: Rates, tokens: Numbers) -> Numbers:
+    """Ring all-reduce (or all-to-all) volume of the hidden vectors over each device's link."""
+    width = at.stage_devices
+    message = tokens / at.attention_dp * at.hidden * _ACTIVATION_BYTES
+    share = np.where(at.has_link > 0, rates["link"], rates["pcie"])
+    return _REDUCES_PER_LAYER * at.layers * message * 2 * (width - 1) / width / (at.link * share)
+
+
+def _kernels_s(at: Columns, rates: Rates) -> Numbers:
+    return at.layers * rates["layer"] + at.moe_layers * rates["expert_layer"]

@@ -1,0 +1,113 @@
+"""What the residuals of the step-time model may depend on: a setup as a short list of weighted traits.
+
+Each trait has a prior spread; the ridge fit shrinks a trait that few rows support towards zero, so a device,
+model or version that was never measured keeps the physical prediction.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from outpace.planner.setups import Quantity, Setup
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A named regressor: its value for a setup and the prior spread of its coefficient, in logs."""
+
+    name: str
+    value: float
+    spread: float
+
+
+_SPEED = {Quantity.THROUGHPUT: 1.0, Quantity.ITL: -1.0, Quantity.TTFT: 0.0}
+MAIN, PAIR, NARROW, SLOPE = 0.1, 0.08, 0.1, 0.05
+
+
+def traits(setup: Setup) -> Iterator[Trait]:
+    """All traits of a setup: identities and slopes, shared by throughput and ITL with opposite signs, or own."""
+    quantity = setup.metric.quantity
+    for name, value, spread in _identities(setup):
+        yield from _both(quantity, name, value, spread)
+    for name, spread in _methods(setup):
+        yield Trait(name, 1.0, spread)
+    for name, value, spread in _slopes(setup):
+        yield from _both(quantity, name, value, spread)
+
+
+def _both(quantity: Quantity, name: str, value: float, spread: float) -> Iterator[Trait]:
+    sign = _SPEED[quantity]
+    if sign:
+        yield Trait(f"speed:{name}", sign * value, spread * 0.8)
+    yield Trait(f"{quantity}:{name}", value, spread * (0.5 if sign else 0.8))
+
+
+def _identities(setup: Setup) -> Iterator[tuple[str, float, float]]:
+    gpu, model, made = setup.device.name, setup.shape.name, setup.generation.name
+    stored, family = setup.weights.name, setup.device.family
+    yield f"gpu={gpu}", 1.0, MAIN
+    yield f"model={model}", 1.0, MAIN
+    yield f"version={version_of(setup)}", 1.0, PAIR
+    yield f"format={stored} {family}", 1.0, PAIR
+    yield f"gpu={gpu} model={model}", 1.0, NARROW
+    yield f"gpu={gpu} engine={made}", 1.0, PAIR
+    yield f"model={model} engine={made}", 1.0, PAIR
+    yield f"setup={configuration_of(setup)}", 1.0, NARROW
+
+
+def _methods(setup: Setup) -> Iterator[tuple[str, float]]:
+    kind = kind_of(setup)
+    yield f"kind={kind} engine={setup.generation.name}", PAIR
+    yield f"kind={kind} method={setup.method}", MAIN
+    yield f"kind={kind} method={setup.method} family={setup.device.family}", PAIR
+    yield f"kind={kind} slo={setup.slo_ttft_ms:.0f}", PAIR
+
+
+def _slopes(setup: Setup) -> Iterator[tuple[str, float, float]]:
+    holders = (
+        ("", MAIN),
+        (f" engine={setup.generation.name}", SLOPE),
+        (f" kind={kind_of(setup)}", MAIN),
+        (f" family={setup.device.family}", SLOPE),
+        (f" model={setup.shape.name}", SLOPE),
+    )
+    for axis, value in _axes(setup).items():
+        for holder, spread in holders:
+            yield f"{axis}{holder}", value, spread
+
+
+def _axes(setup: Setup) -> dict[str, float]:
+    """Logs of load, lengths and width, scaled to about one."""
+    load = math.log(max(setup.concurrency, 1.0)) / 4
+    if setup.rate_per_s and not setup.concurrency:
+        load = math.log(max(setup.rate_per_s, 0.1)) / 3
+    load = min(max(load, -1.0), 2.0)
+    prompt = min(max(math.log(setup.isl / 1000) / 2, -2.5), 2.5)
+    output = min(max(math.log(setup.osl / 500) / 2, -2.5), 2.5)
+    width = min(math.log2(setup.split.stage_devices) / 3, 2.0)
+    return {
+        "load": load,
+        "prompt": prompt,
+        "output": output,
+        "width": width,
+        "load*load": load * load - 1.0,
+        "load*prompt": load * prompt,
+        "load*width": load * width,
+    }
+
+
+def kind_of(setup: Setup) -> str:
+    """Load, quantity and statistic: what a residual's spread depends on most."""
+    return f"{setup.load}/{setup.metric.quantity}/{setup.metric.statistic}"
+
+
+def version_of(setup: Setup) -> str:
+    """The engine generation with the version as written."""
+    return f"{setup.generation.name} {setup.case.engine_version or setup.case.engine}".strip()
+
+
+def configuration_of(setup: Setup) -> str:
+    """Everything but lengths and load."""
+    split = setup.split
+    spread = f"{split.tp}x{split.pp}x{split.attention_dp}"
+    return f"{setup.device.name} {setup.shape.name} {setup.generation.name} {setup.weights.name} {spread}"

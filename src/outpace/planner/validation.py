@@ -1,0 +1,262 @@
+"""How good the model is on what it has not seen: whole devices, models, versions, families, setups left out."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from outpace.planner.calibration import SCHEMA, Calibration, Spread, seen_by
+from outpace.planner.columns import Numbers
+from outpace.planner.fitting import Evidence, corrections_of, evidence, fit_quantities, trait_table
+from outpace.planner.groundtruth import FILES, GroundTruth, Measurement
+from outpace.planner.setups import Load, Quantity, Setup
+from outpace.planner.traits import configuration_of, kind_of, traits, version_of
+
+# What is left out together. A setup is everything but lengths and load; it is the easiest scheme.
+SCHEMES: dict[str, Callable[[Setup], str]] = {
+    "near": lambda setup: f"{configuration_of(setup)} {version_of(setup)}",
+    "device": lambda setup: setup.device.name,
+    "model": lambda setup: setup.shape.name,
+    "version": version_of,
+    "family": lambda setup: setup.device.family,
+}
+_FOLDS = 8
+_LEAST_ROWS = 40
+_COVERED = 0.80
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row's log of measured over predicted when its group was left out of the fit."""
+
+    row: Measurement
+    residual: float
+
+
+def usable(truth: GroundTruth) -> list[Measurement]:
+    """Rows that the memory arithmetic lets run; the others are counted as left out."""
+    kept = [row for row in truth.rows if row.setup.memory.fits]
+    truth.left_out["the memory arithmetic says that it does not fit"] += len(truth.rows) - len(kept)
+    return kept
+
+
+def left_out(rows: Sequence[Measurement], scheme: str, progress: Callable[[str], None]) -> list[LeftOut]:
+    """Out-of-fold residuals of every row under a scheme."""
+    given = evidence(rows)
+    fold = _folds([SCHEMES[scheme](row.setup) for row in rows])
+    found = np.zeros(len(rows))
+    for number in sorted(set(fold.tolist())):
+        progress(f"{scheme}: fold {number + 1} of {fold.max() + 1}")
+        hidden = fold == number
+        found[hidden] = _residuals(given, hidden)[hidden]
+    return [LeftOut(row, float(residual)) for row, residual in zip(rows, found, strict=True)]
+
+
+def _residuals(given: Evidence, hidden: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Numbers:
+    logs = fit_quantities(given.without(hidden))
+    left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
+    known = np.flatnonzero(~hidden)
+    table = trait_table([given.rows[i].setup for i in known])
+    corrections = corrections_of(table, left[known], given.weights[known])
+    for i in np.flatnonzero(hidden):
+        left[i] -= sum(corrections.get(t.name, 0.0) * t.value for t in traits(given.rows[i].setup))
+    return left
+
+
+def _folds(names: Sequence[str]) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
+    """Whole groups into folds of about equal size; a group never spans two."""
+    sizes, place = [0] * _FOLDS, {}
+    for name, count in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])):
+        smallest = sizes.index(min(sizes))
+        place[name] = smallest
+        sizes[smallest] += count
+    return np.array([place[name] for name in names])
+
+
+@dataclass(frozen=True)
+class SchemeResult:
+    """What a scheme's left-out rows say beyond errors: interval coverage and device pairs ranked right."""
+
+    scheme: str
+    coverage: dict[str, float]
+    ranked_right: int
+    ranked: int
+
+
+def calibrate(
+    truth: GroundTruth, folder: Path, today: date, progress: Callable[[str], None]
+) -> tuple[Calibration, list[SchemeResult]]:
+    """Fit everything, with error bars and accuracy from the rows left out."""
+    rows = usable(truth)
+    by_scheme = {scheme: left_out(rows, scheme, progress) for scheme in SCHEMES}
+    progress("all rows: final fit")
+    given = evidence(rows)
+    logs = fit_quantities(given, iterations=12)
+    left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
+    setups = [row.setup for row in rows]
+    results = [
+        SchemeResult(scheme, coverage(scheme, found), *ranking(found)) for scheme, found in by_scheme.items()
+    ]
+    calibration = Calibration(
+        schema=SCHEMA,
+        created_on=today.isoformat(),
+        source_sha256=source_hash(folder),
+        rows=len(rows),
+        left_out=dict(truth.left_out.most_common()),
+        logs=logs,
+        corrections=corrections_of(trait_table(setups), left, given.weights),
+        spreads={key: value for scheme, found in by_scheme.items() for key, value in spreads(scheme, found)},
+        accuracy={
+            f"{scheme}/{name}": figures
+            for scheme, found in by_scheme.items()
+            for name, figures in accuracy(found)
+        },
+        seen=seen_by(setups),
+    )
+    return calibration, results
+
+
+def report(calibration: Calibration, results: Sequence[SchemeResult]) -> list[str]:
+    """The benchmark's table, one line per scheme and promise, then coverage and ranking."""
+    lines = [
+        f"{calibration.rows} rows, ground truth sha256 {calibration.source_sha256[:16]}, {calibration.created_on}"
+    ]
+    lines += [f"  left out {count:5d}: {reason}" for reason, count in calibration.left_out.items()]
+    lines.append(f"{'left out together / promise':44} {'rows':>6} {'median':>8} {'mean':>8} {'p90':>8}")
+    for name, figures in calibration.accuracy.items():
+        errors = "".join(f"{figures[key]:9.1%}" for key in ("median", "mean", "p90"))
+        lines.append(f"{name:44} {figures['rows']:6.0f}{errors}")
+    for result in results:
+        shares = ", ".join(f"{quantity} {share:.1%}" for quantity, share in result.coverage.items())
+        lines.append(f"{result.scheme}: 80 % intervals hold {shares} of rows of other groups")
+        share = result.ranked_right / result.ranked if result.ranked else float("nan")
+        lines.append(
+            f"{result.scheme}: faster of two devices named right in {share:.1%} of {result.ranked} pairs"
+        )
+    return lines
+
+
+def source_hash(folder: Path) -> str:
+    """SHA-256 over the ground-truth files in order."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def spreads(scheme: str, found: Sequence[LeftOut]) -> Iterable[tuple[str, Spread]]:
+    """Quantiles of a scheme's residuals, per kind where there are enough rows, and per quantity."""
+    groups: dict[str, list[float]] = {}
+    for one in found:
+        for name in (kind_of(one.row.setup), str(one.row.setup.metric.quantity)):
+            groups.setdefault(f"{scheme}/{name}", []).append(one.residual)
+    for key, residuals in sorted(groups.items()):
+        if len(residuals) >= _LEAST_ROWS:
+            yield key, _spread(residuals)
+
+
+def _spread(residuals: Sequence[float]) -> Spread:
+    low, high = np.quantile(residuals, [(1 - _COVERED) / 2, (1 + _COVERED) / 2])
+    return Spread(low=round(float(low), 4), high=round(float(high), 4), rows=len(residuals))
+
+
+def accuracy(found: Sequence[LeftOut]) -> Iterable[tuple[str, dict[str, float]]]:
+    """Absolute relative errors of the quantities that people are promised something about."""
+    for name, chosen in _PROMISES.items():
+        errors = [abs(np.expm1(-one.residual)) for one in found if chosen(one.row)]
+        if errors:
+            yield name, _figures(errors)
+
+
+def _figures(errors: Sequence[float]) -> dict[str, float]:
+    median, p90 = np.quantile(errors, [0.5, 0.9])
+    figures = {"median": median, "mean": np.mean(errors), "p90": p90}
+    return {"rows": float(len(errors)), **{name: round(float(value), 4) for name, value in figures.items()}}
+
+
+def _itl_mean(row: Measurement) -> bool:
+    return row.setup.metric.quantity is Quantity.ITL and row.setup.metric.statistic == "mean"
+
+
+def _below_saturation(row: Measurement) -> bool:
+    """TTFT of a load that the instance carries: no burst, no caller without a place, no promise-bound server."""
+    setup = row.setup
+    if setup.metric.quantity is not Quantity.TTFT or setup.metric.statistic == "p99":
+        return False
+    if setup.load is Load.CLOSED:
+        return setup.concurrency <= setup.memory.max_sequences
+    return setup.load is Load.STATIC or (setup.load is Load.RATE and row.value < _SATURATED_MS)
+
+
+_SATURATED_MS = 2000.0
+_PROMISES: dict[str, Callable[[Measurement], bool]] = {
+    "throughput": lambda row: row.setup.metric.quantity is Quantity.THROUGHPUT,
+    "throughput static": lambda row: _is(row, Quantity.THROUGHPUT, Load.STATIC),
+    "throughput full": lambda row: _is(row, Quantity.THROUGHPUT, Load.FULL),
+    "throughput mlperf": lambda row: _is(
+        row, Quantity.THROUGHPUT, Load.OFFLINE, Load.SERVER, Load.INTERACTIVE
+    ),
+    "throughput burst": lambda row: _is(row, Quantity.THROUGHPUT, Load.BURST),
+    "throughput closed": lambda row: _is(row, Quantity.THROUGHPUT, Load.CLOSED),
+    "itl mean": _itl_mean,
+    "itl all": lambda row: row.setup.metric.quantity is Quantity.ITL,
+    "itl closed": lambda row: _is(row, Quantity.ITL, Load.CLOSED),
+    "ttft below saturation": _below_saturation,
+    "ttft all": lambda row: row.setup.metric.quantity is Quantity.TTFT,
+}
+
+
+def _is(row: Measurement, quantity: Quantity, *loads: Load) -> bool:
+    return row.setup.metric.quantity is quantity and row.setup.load in loads
+
+
+def coverage(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
+    """Share of left-out rows inside intervals that were made from the other half of the left-out groups."""
+    names = [SCHEMES[scheme](one.row.setup) for one in found]
+    half = np.array([int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2 for name in names])
+    inside: dict[str, list[bool]] = {}
+    for side in (0, 1):
+        known = dict(spreads(scheme, [one for one, h in zip(found, half, strict=True) if h != side]))
+        for one in (one for one, h in zip(found, half, strict=True) if h == side):
+            kind, quantity = kind_of(one.row.setup), str(one.row.setup.metric.quantity)
+            bar = known.get(f"{scheme}/{kind}") or known.get(f"{scheme}/{quantity}")
+            if bar:
+                inside.setdefault(quantity, []).append(bar.low <= one.residual <= bar.high)
+    return {quantity: float(np.mean(values)) for quantity, values in sorted(inside.items())}
+
+
+def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> tuple[int, int]:
+    """Pairs of devices under the same model and traffic: how many named the faster one, of how many."""
+    groups: dict[str, list[LeftOut]] = {}
+    for one in found:
+        groups.setdefault(_traffic_of(one.row.setup), []).append(one)
+    right = total = 0
+    for same in groups.values():
+        for i, one in enumerate(same):
+            for other in same[i + 1 :]:
+                verdict = _named_right(one, other, least_difference)
+                right, total = right + bool(verdict), total + (verdict is not None)
+    return right, total
+
+
+def _named_right(one: LeftOut, other: LeftOut, least: float) -> bool | None:
+    if one.row.setup.device.name == other.row.setup.device.name:
+        return None
+    measured = np.log(one.row.value / other.row.value)
+    if abs(measured) <= np.log1p(least):
+        return None
+    predicted = measured - (one.residual - other.residual)
+    return bool(np.sign(measured) == np.sign(predicted))
+
+
+def _traffic_of(setup: Setup) -> str:
+    split = setup.split
+    return (
+        f"{setup.shape.name} {version_of(setup)} {setup.load} {setup.metric.name} {setup.isl:.0f} {setup.osl:.0f} "
+        f"{setup.concurrency:.0f} {setup.rate_per_s:.3g} {split.tp}x{split.pp}x{split.attention_dp} "
+        f"{setup.weights.name}"
+    )
