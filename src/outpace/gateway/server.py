@@ -1,10 +1,13 @@
 """A gateway worker as a process: one port shared by all workers, one journal, one event loop."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
+import signal
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -56,7 +59,22 @@ def run_worker(worker: Worker, *, host: str, port: int, grace_s: float, protocol
     )
     listener = listen(host, port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(uvicorn.Server(config), listener, worker))
+        runner.run(_serve(_Server(config), listener, worker))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ended by our signals: its own handler raises the signal again and so fails a clean exit."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, worker: Worker) -> None:
