@@ -109,15 +109,18 @@ def http_post(path: str, body: bytes, key: str | None) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-async def run_round(port: int, message: bytes, *, connections: int, requests: int) -> Round:
-    """`requests` requests over `connections` connections, each as fast as it is answered."""
+async def run_round(place: int | str, message: bytes, *, connections: int, requests: int) -> Round:
+    """`requests` requests over `connections` connections to a port or a socket's path, each when one is answered."""
     loop = asyncio.get_running_loop()
     result = Round()
     left = requests
 
     async def one_client() -> None:
         nonlocal left
-        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+        if isinstance(place, int):
+            _, connection = await loop.create_connection(Connection, "127.0.0.1", place)
+        else:
+            _, connection = await loop.create_unix_connection(Connection, place)
         while left > 0:
             left -= 1
             result.samples.append(await connection.ask(message))
