@@ -213,6 +213,7 @@ class Column:
 
     def settle(self, slot: int, reserved_pusd: int, cost_pusd: int) -> None:
         """Turn a reservation into its cost (0 releases it). Raises ValueError for what was never reserved."""
+        self._counters.note_slot(slot)
         at = column_word(slot, self._column)
         is_locked = self._try_lock(slot)
         try:

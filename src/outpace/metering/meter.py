@@ -52,7 +52,8 @@ class Meter:
 
     def release(self, slot: int, held_pusd: int) -> None:
         """Let go of what was held for a request that was never opened."""
-        self._column.settle(slot, held_pusd, 0)
+        if held_pusd:
+            self._column.settle(slot, held_pusd, 0)
 
     def open(self, reserved: Reserved) -> None:
         """Record a held reservation before the engine is called.
@@ -77,7 +78,8 @@ class Meter:
             return False
         self._journal.write(settled)
         del self._open[settled.request_id]
-        self._column.settle(reserved.slot, reserved.reserved_pusd, settled.cost_pusd or 0)
+        if reserved.reserved_pusd or settled.cost_pusd:
+            self._column.settle(reserved.slot, reserved.reserved_pusd, settled.cost_pusd or 0)
         return True
 
     def note_load(self, seen: LoadSeen) -> None:
@@ -85,7 +87,7 @@ class Meter:
         self._journal.write(seen)
 
     def refuse(self, refused: Refused) -> None:
-        """Count a request that was turned away before any reservation."""
+        """Count requests that were turned away before any reservation."""
         self._journal.write(refused)
 
 

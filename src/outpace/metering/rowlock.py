@@ -13,6 +13,7 @@ from outpace.values.errors import Overloaded
 _NUM_YIELDS = 200
 _NUM_NAPS = 2000
 _NAP_S = 0.0005
+_HELD = (BlockingIOError, PermissionError)  # EAGAIN; on some systems EACCES
 _IS_LINUX = sys.platform == "linux"
 # Linux: locks of the open file. Unlike POSIX locks they also exclude two openings in one process, and are not
 # lost when some other descriptor of the same file is closed.
@@ -33,11 +34,13 @@ class RowLocks:
         call = self._locking.get(row) or self._prepare(row)
         self._thread.acquire()
         try:
-            if not self._try(call):
-                self._wait(call)
-        except BaseException:
-            self._thread.release()
-            raise
+            fcntl.fcntl(self._fd, _SET_LOCK, call)
+        except OSError as error:
+            try:
+                self._wait(call, error)
+            except BaseException:
+                self._thread.release()
+                raise
 
     def release(self, row: int) -> None:
         """Let the row go."""
@@ -50,17 +53,16 @@ class RowLocks:
         self._unlocking[row] = _flock(fcntl.F_UNLCK, row)
         return self._locking.setdefault(row, _flock(fcntl.F_WRLCK, row))
 
-    def _try(self, call: bytes) -> bool:
-        try:
-            fcntl.fcntl(self._fd, _SET_LOCK, call)
-        except (BlockingIOError, PermissionError):  # EAGAIN; on some systems EACCES
-            return False
-        return True
-
-    def _wait(self, call: bytes) -> None:
+    def _wait(self, call: bytes, error: OSError) -> None:
         for attempt in range(_NUM_YIELDS + _NUM_NAPS):
+            if not isinstance(error, _HELD):
+                raise error
             os.sched_yield() if attempt < _NUM_YIELDS else sleep_blocking(_NAP_S)
-            if self._try(call):
+            try:
+                fcntl.fcntl(self._fd, _SET_LOCK, call)
+            except OSError as again:
+                error = again
+            else:
                 return
         raise Overloaded("Another worker holds this key's counters; try again.", retry_after_s=1.0)
 
