@@ -1,36 +1,27 @@
 """The HTTP/1.1 connection of the gateway: uvicorn's server and parser, our rules for clients that misbehave.
 
 A `Door` is what `uvicorn.Config(http=…)` takes. Each request becomes a `Cycle`, found by the app in
-`scope["outpace.cycle"]`. At any time a connection awaits one thing (`_awaits`), and one sweep per worker looks for
-connections that have waited too long, so that a request costs no timer.
+`scope["outpace.cycle"]`. At any time a connection awaits one thing, and one sweep per worker looks for those
+that have waited too long, so that a request costs no timer.
 """
 
 import asyncio
 from collections import deque
 from typing import Any, cast
 
-import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from outpace.gateway.door_cycle import Cycle, refusal_headers
-from outpace.gateway.door_head import (
-    Headers,
-    body_too_long,
-    head_bytes,
-    head_too_long,
-    read_head,
-    too_many_headers,
-)
+from outpace.gateway.door_cycle import Cycle, Scope, refusal_headers
+from outpace.gateway.door_head import Head, Headers
+from outpace.gateway.door_intake import EnoughPipelined, Intake
 from outpace.gateway.door_limits import DoorLimits
 from outpace.gateway.door_sweep import NEVER_S, Awaits, DoorState
 from outpace.gateway.openai.errors import error_body
-from outpace.values.errors import InvalidInput, OutpaceError, Overloaded, RequestTimedOut, RequestTooLarge
+from outpace.values.errors import OutpaceError, Overloaded, RequestTimedOut
 
 __all__ = ["Cycle", "Door", "DoorLimits", "door"]
 
-# More than the head and framing of any honest body: chunk extensions and trailers count here.
-_FRAMING_BYTES_PER_CHUNK = 64
 _SECOND_PROBE_S = 0.05
 
 
@@ -55,26 +46,11 @@ class Door(asyncio.Protocol):
         self._server_state = server_state
         self._connections = cast("set[Door]", server_state.connections)
         self._limits = self.state.limits
-        self._parser: Any = httptools.HttpRequestParser(self)
-        # Bytes after `Connection: close` are not an error of the request before them.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._intake = Intake(self, self.state)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._client: tuple[str, int] | None = None
         self._writable: asyncio.Event | None = None
-
-        # The head being parsed.
-        self._is_in_head = False
-        self._headers: Headers = []
-        self._target = b""
-        self._packet_bytes = 0
-        self._packets_head_bytes = 0
-        self._has_begun = False
-        # The body being parsed.
-        self._arriving: Cycle | None = None
-        self._raw_body_bytes = 0
-        self._counted_bytes = 0
-        self._body_since_s = 0.0
-        # Requests: the one being answered, those waiting behind it, bytes not parsed yet.
+        # The request being answered, those waiting behind it, and bytes not parsed yet.
         self._current: Cycle | None = None
         self._queue: deque[Cycle] = deque()
         self._held = bytearray()
@@ -85,6 +61,7 @@ class Door(asyncio.Protocol):
         self._probe_timer: asyncio.TimerHandle | None = None
         # For the sweep.
         self._awaits = Awaits.REQUEST
+        self._body_since_s = 0.0
         self.deadline_s = NEVER_S
         self.stall_s = NEVER_S
 
@@ -109,23 +86,21 @@ class Door(asyncio.Protocol):
         """The connection is gone, by whosever hand."""
         self._connections.discard(self)
         self.state.leave(self)
-        self._release_counted()
+        self._intake.end()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        if self._writable is not None:
-            self._writable.set()
-        for cycle in (self._current, *self._queue):
+        self.resume_writing()
+        cycles = (self._current, *self._queue)
+        self._queue.clear()
+        for cycle in cycles:
             if cycle is not None:
                 cycle.lose()
-        self._queue.clear()
-        # The parser holds our methods: without this every connection waits for the cyclic collector.
-        self._parser = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: parsed, unless an earlier request is still being answered."""
         if self._is_deaf:
             return
-        if self._current is None or self._arriving is self._current:
+        if self._current is None or self._intake.arriving is self._current:
             self._feed(data)
             return
         self._held += data
@@ -135,12 +110,12 @@ class Door(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. True keeps our side open: it may still read its answer."""
         current = self._current
-        if current is None or current.is_answered or self._arriving is current:
+        if current is None or current.is_answered or self._intake.arriving is current:
             return False
         # TLS has no half-closed connections.
         if self._transport.get_extra_info("sslcontext") is not None:
             return False
-        self._end_after_answers()
+        self._is_ending = True
         self._probe_timer = self._loop.call_later(self._limits.half_close_s, self._probe, 1)
         return True
 
@@ -160,50 +135,23 @@ class Door(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close now when idle, else after the running answers."""
-        self._end_after_answers()
-        if self._current is None and not self._transport.is_closing():
+        self._is_ending = True
+        if self._current is None or self._current.is_answered:
             self._close()
 
-    # -- the parser's side
+    # -- the intake's side
 
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        if len(self._queue) >= self._limits.max_pipelined:
-            # What follows is not read: a client repeats what was not answered (RFC 9112 section 9.3.2).
-            self._end_after_answers()
-            self._is_deaf = True
-            raise _EnoughPipelined
-        self._is_in_head = True
-        self._has_begun = True
-        self._packets_head_bytes = 0
-        self._headers = []
-        self._target = b""
+    def may_begin(self) -> bool:
+        """Whether one more request may be sent ahead."""
+        return len(self._queue) < self._limits.max_pipelined
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer, which nobody may take for one."""
-        if self._is_in_head:
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        """The head is whole: check it and start the app, or queue it behind the running request."""
-        limits, parser, headers = self._limits, self._parser, self._headers
-        if self._packets_head_bytes + self._packet_bytes > limits.max_head_bytes and (
-            head_bytes(self._target, headers) > limits.max_head_bytes
-        ):
-            raise head_too_long(limits)
-        if parser.should_upgrade():
-            raise InvalidInput(None, "upgrades and tunnels are not offered; send a plain HTTP/1.1 request")
-        head = read_head(self._target, parser.get_http_version(), headers, limits)
-        self._is_in_head = False
-        scope = {
+    def begin(self, head: Head, headers: Headers, method: str, is_reusable: bool) -> Cycle:
+        """A head is whole: start the app, or queue the request behind the running one."""
+        scope: Scope = {
             "type": "http",
             "asgi": self._asgi,
             "http_version": "1.1" if head.is_http11 else "1.0",
-            "method": parser.get_method().decode("ascii"),
+            "method": method,
             "scheme": "http",
             "path": head.path,
             "raw_path": head.raw_path,
@@ -214,50 +162,16 @@ class Door(asyncio.Protocol):
             "server": None,
             "state": self._app_state,
         }
-        cycle = Cycle(
-            self,
-            scope,
-            is_http11=head.is_http11,
-            keep_alive=head.is_http11 and parser.should_keep_alive(),
-            awaits_continue=head.awaits_continue,
-            content_type=head.content_type,
-            content_bytes=head.content_bytes,
-        )
+        cycle = Cycle(self, scope, head, keep_alive=head.is_http11 and is_reusable)
         scope["outpace.cycle"] = cycle
-        self._arriving = cycle
-        self._raw_body_bytes = 0
         if self._current is None:
             self._start(cycle)
         else:
             self._queue.append(cycle)
+        return cycle
 
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        cycle = self._arriving
-        if cycle is None:
-            return
-        cycle.take_part(body)
-        if cycle.received_bytes > self._limits.max_body_bytes:
-            raise body_too_long(self._limits)
-
-    def on_chunk_header(self) -> None:
-        """A chunk begins."""
-        cycle = self._arriving
-        if cycle is None:
-            return
-        cycle.num_chunks += 1
-        if cycle.num_chunks > self._limits.max_chunks:
-            raise RequestTooLarge(
-                f"The body has more than {self._limits.max_chunks} chunks; send larger ones or a Content-Length."
-            )
-
-    def on_message_complete(self) -> None:
-        """The body is whole."""
-        cycle = self._arriving
-        if cycle is None:
-            return
-        self._arriving = None
-        cycle.end_body()
+    def received(self, cycle: Cycle) -> None:
+        """A request is whole; when it was answered before that, its turn ends here."""
         if cycle is self._current and cycle.is_answered:
             self._current = None
 
@@ -292,56 +206,28 @@ class Door(asyncio.Protocol):
             return False
         if self._is_ending and not self._queue and not self._held:
             return False
-        return cycle is not self._arriving or cycle.can_skip_rest(self._limits.max_skipped_bytes)
+        return cycle is not self._intake.arriving or cycle.can_skip_rest(self._limits.max_skipped_bytes)
 
     def answered(self, cycle: Cycle) -> None:
         """The answer is written to its last byte."""
         self._server_state.total_requests += 1
         if not cycle.keep_alive:
             self._close()
-        elif cycle is not self._arriving:
+        elif cycle is not self._intake.arriving:
             self._current = None
             self._proceed()
 
     # -- requests, one after the other
 
     def _feed(self, data: bytes) -> None:
-        self._packet_bytes = len(data)
-        self._has_begun = False
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._broken(error)
-            return
-        if self._is_in_head:
-            self._watch_head(len(data))
-        elif self._arriving is not None:
-            self._watch_body(self._arriving, len(data))
-        self._rearm()
-
-    def _watch_head(self, packet_bytes: int) -> None:
-        # The packet in which a head begins may hold the body before it, so only those after it count.
-        if not self._has_begun:
-            self._packets_head_bytes += packet_bytes
-        if self._packets_head_bytes > self._limits.max_head_bytes:
-            self._refuse(head_too_long(self._limits))
-        elif len(self._headers) > self._limits.max_headers:
-            self._refuse(too_many_headers(self._limits))
-
-    def _watch_body(self, cycle: Cycle, packet_bytes: int) -> None:
-        limits = self._limits
-        self._raw_body_bytes += packet_bytes
-        self._counted_bytes += packet_bytes
-        framing_bytes = limits.max_head_bytes + _FRAMING_BYTES_PER_CHUNK * (cycle.num_chunks + 4)
-        if self._raw_body_bytes - packet_bytes > cycle.received_bytes + framing_bytes:
-            self._refuse(InvalidInput(None, "the body has more framing than content; send larger chunks"))
-        elif self.state.count_arriving(packet_bytes) > limits.max_arriving_bytes:
-            self._refuse(Overloaded("Too many large requests are arriving; try again.", retry_after_s=1))
-
-    def _release_counted(self) -> None:
-        if self._counted_bytes:
-            self.state.count_arriving(-self._counted_bytes)
-            self._counted_bytes = 0
+        error = self._intake.feed(data)
+        if error is None:
+            self._rearm()
+        elif isinstance(error, EnoughPipelined):
+            self._is_deaf = self._is_ending = True
+            self._rearm()
+        else:
+            self._refuse(error)
 
     def _start(self, cycle: Cycle) -> None:
         self._current = cycle
@@ -351,12 +237,14 @@ class Door(asyncio.Protocol):
         task.add_done_callback(tasks.discard)
 
     def _proceed(self) -> None:
+        """An answer is out: take up what the client sent meanwhile."""
         if self._transport.is_closing():
             return
         if self._queue:
             self._start(self._queue.popleft())
         elif self._parting is not None:
             self._part(self._parting)
+            return
         elif self._held and not self._is_deaf:
             held, self._held = bytes(self._held), bytearray()
             self._transport.resume_reading()
@@ -368,15 +256,16 @@ class Door(asyncio.Protocol):
         self._rearm()
 
     def _rearm(self) -> None:
-        current, arriving = self._current, self._arriving
-        if arriving is None:
-            self._release_counted()
+        """Find out what the connection awaits now, and until when."""
+        current = self._current
         if current is None:
-            if self._is_in_head:
+            if self._intake.is_in_head:
                 self._await(Awaits.HEAD, self._limits.header_deadline_s)
+            elif self._is_ending:
+                self._close()
             else:
                 self._await(Awaits.IDLE, self._limits.idle_s)
-        elif arriving is current:
+        elif self._intake.arriving is current:
             if self._awaits is not Awaits.BODY:
                 self._body_since_s = self._loop.time()
             self._await(Awaits.BODY, self._limits.body_grace_s)
@@ -384,7 +273,7 @@ class Door(asyncio.Protocol):
             self._await(Awaits.ANSWER, NEVER_S)
 
     def _await(self, awaits: Awaits, deadline_s: float) -> None:
-        """Wait for something anew; waiting on for the same thing does not move its deadline."""
+        """Wait for something; to wait on for the same thing does not move its deadline."""
         if self._awaits is awaits and self.deadline_s is not NEVER_S:
             return
         self._awaits = awaits
@@ -404,43 +293,32 @@ class Door(asyncio.Protocol):
             self._close()
 
     def _overdue_body(self, now_s: float) -> None:
-        cycle, limits = self._arriving, self._limits
-        assert cycle is not None
-        earned_s = limits.body_grace_s + cycle.received_bytes / limits.body_min_bytes_per_s
+        cycle, limits = self._intake.arriving, self._limits
+        received_bytes = cycle.received_bytes if cycle is not None else 0
+        earned_s = limits.body_grace_s + received_bytes / limits.body_min_bytes_per_s
         deadline_s = self._body_since_s + min(earned_s, limits.body_deadline_s)
         if now_s < deadline_s:
             self.deadline_s = deadline_s
             return
         self._refuse(RequestTimedOut("The body came too slowly; send it faster or in one piece."))
 
-    def _broken(self, error: Exception) -> None:
-        """The parser stopped: for a reason of ours (raised in a callback), or because this is not HTTP."""
-        cause = error.__context__
-        if isinstance(cause, _EnoughPipelined):
-            self._rearm()
-        elif isinstance(cause, OutpaceError):
-            self._refuse(cause)
-        elif cause is not None:
-            raise error
-        else:
-            self._refuse(InvalidInput(None, "this is not a valid HTTP/1.1 request; use an HTTP client"))
-
     def _refuse(self, error: OutpaceError) -> None:
         """Stop reading, and tell the client why: through the app when it has the request, else from here."""
         self._is_deaf = True
         self._held.clear()
         self.state.num_refused += 1
-        cycle, current = self._arriving, self._current
-        if cycle is not None and not self._is_in_head:
+        cycle, self._intake.arriving = self._intake.arriving, None
+        if cycle is not None:
             cycle.fail_body(error)
             if cycle.is_answered:
                 self._close()
-            else:
-                self._await(Awaits.ANSWER, NEVER_S)
-        elif current is None:
+                return
+        elif self._current is None:
             self._part(error)
+            return
         else:
             self._parting = error
+        self._await(Awaits.ANSWER, NEVER_S)
 
     def _part(self, error: OutpaceError) -> None:
         head = [self.status_line(error.status), *[b"%b: %b\r\n" % field for field in refusal_headers(error)]]
@@ -450,11 +328,8 @@ class Door(asyncio.Protocol):
 
     # -- how it ends
 
-    def _end_after_answers(self) -> None:
-        self._is_ending = True
-
     def _close(self) -> None:
-        if self._is_deaf or self._arriving is not None or self._held:
+        if self._is_deaf or self._intake.arriving is not None or self._held:
             self._linger()
             return
         self._transport.close()
@@ -463,7 +338,7 @@ class Door(asyncio.Protocol):
     def _linger(self) -> None:
         """End our side, and read on for a moment: closing on unread bytes would reset the answer away."""
         self._is_deaf = True
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._awaits is Awaits.CLOSE:
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -471,17 +346,15 @@ class Door(asyncio.Protocol):
         self._await(Awaits.CLOSE, self._limits.linger_s)
 
     def _probe(self, num: int) -> None:
-        """Look whether a half-closed client is alive: the first write makes a dead one's kernel answer with
-        a reset, the second one finds it."""
+        """Look whether a half-closed client is alive.
+
+        The first write makes a dead one's kernel answer with a reset, the second one runs into it.
+        """
         if self._current is None or self._transport.is_closing():
             return
         self._current.probe()
         wait_s = _SECOND_PROBE_S if num % 2 else self._limits.half_close_again_s
         self._probe_timer = self._loop.call_later(wait_s, self._probe, num + 1)
-
-
-class _EnoughPipelined(Exception):
-    """More requests were sent ahead than are kept."""
 
 
 def door(limits: DoorLimits) -> type[Door]:

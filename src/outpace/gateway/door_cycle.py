@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from outpace.gateway.door_head import Headers
+from outpace.gateway.door_head import Head, Headers
 from outpace.gateway.openai.errors import error_body, error_headers
 from outpace.values.errors import OutpaceError, Overloaded
 
@@ -68,6 +68,7 @@ class Cycle:
         "_body",
         "_body_error",
         "_content_bytes",
+        "_first_part",
         "_head",
         "_is_body_given",
         "_is_chunked",
@@ -95,21 +96,18 @@ class Cycle:
         self,
         line: Line,
         scope: Scope,
+        head: Head,
         *,
-        is_http11: bool,
         keep_alive: bool,
-        awaits_continue: bool,
-        content_type: bytes,
-        content_bytes: int | None,
     ) -> None:
         self._line = line
         self.scope = scope
-        self.is_http11 = is_http11
+        self.is_http11 = head.is_http11
+        self.content_type = head.content_type
+        self._content_bytes = head.content_bytes
+        self.awaits_continue = head.awaits_continue
         # False: the connection closes after this answer.
         self.keep_alive = keep_alive
-        self.awaits_continue = awaits_continue
-        self.content_type = content_type
-        self._content_bytes = content_bytes
         # Of the door's own answers, unless the app sets one; an app's answer carries what its headers say.
         self.request_id: str | None = None
         self.is_disconnected = False
@@ -117,7 +115,8 @@ class Cycle:
         self.is_answered = False
         self.received_bytes = 0
         self.num_chunks = 0
-        self._parts: list[bytes] = []
+        self._first_part = b""
+        self._parts: bytearray | None = None
         self._body: bytes | None = None
         self._body_error: OutpaceError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -247,26 +246,30 @@ class Cycle:
 
     def take_part(self, octets: bytes) -> None:
         """A piece of the body has arrived."""
-        self._parts.append(octets)
+        if self.received_bytes == 0:
+            self._first_part = octets
+        else:
+            if self._parts is None:
+                self._parts = bytearray(self._first_part)
+            self._parts += octets
         self.received_bytes += len(octets)
 
     def end_body(self) -> None:
         """The last byte of the body has arrived."""
-        parts = self._parts
-        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
+        self._body = self._first_part if self._parts is None else bytes(self._parts)
+        self._forget_parts()
         self._wake()
 
     def fail_body(self, error: OutpaceError) -> None:
         """The body will never be whole; whoever waits for it gets the error."""
         self.keep_alive = False
         self._body_error = error
-        self._parts = []
+        self._forget_parts()
         self._wake()
 
     def lose(self) -> None:
         """The client is gone."""
-        self._parts = []
+        self._forget_parts()
         if self.is_answered:
             return
         self.is_disconnected = True
@@ -380,6 +383,10 @@ class Cycle:
         self._watchers = []
         self._wake()
         self._line.answered(self)
+
+    def _forget_parts(self) -> None:
+        self._first_part = b""
+        self._parts = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

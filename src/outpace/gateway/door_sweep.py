@@ -85,13 +85,13 @@ class DoorState:
         return line
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now_s = loop.time()
-        overdue = [each for each in self._open if each.deadline_s <= now_s or each.stall_s <= now_s]
-        for connection in overdue:
-            connection.overdue(now_s)
         self._is_sweeping = bool(self._open)
         if self._is_sweeping:
             loop.call_later(self.limits.sweep_every_s, self._sweep, loop)
+        now_s = loop.time()
+        # A list: those that are overdue may leave at once.
+        for connection in [each for each in self._open if each.deadline_s <= now_s or each.stall_s <= now_s]:
+            connection.overdue(now_s)
 
 
 def _status_line(status: int, stamp: Headers) -> bytes:
