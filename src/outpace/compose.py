@@ -1,15 +1,31 @@
 """Wires the rooms together; the only file that knows every room. `python -m outpace.compose PROCESS SETTINGS …`."""
 
+import asyncio
 import functools
+import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
+from outpace import __version__
 from outpace import settings as settings_room
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
+from outpace.values.deployment import DeploymentSpec
+from outpace.values.home import Home
+from outpace.values.money import Price
+
+# Imported where they are used: a gateway worker must not pay for control's libraries, nor control for its doors.
+if TYPE_CHECKING:
+    from outpace.catalogue import Resolved as Found
+    from outpace.control.parts import ControlParts, ControlSettings, Resolved
+    from outpace.fleet.sizing import ReplicaSize
+
+DEFAULT_ENGINE = "llamacpp"
 
 
 def load_settings(path: Path) -> Settings:
@@ -57,6 +73,143 @@ def gateway_process(settings: Settings, index: int) -> None:
         grace_s=settings.grace_s,
         protocol=door(DoorLimits(max_body_bytes=settings.max_body_bytes)),
     )
+
+
+def control_process(settings: Settings) -> None:
+    """Control: what is wanted, the loop that keeps it so, the ledger, the admin door."""
+    from outpace.control.service import run_control
+
+    asyncio.run(run_control(_control_settings(settings), control_parts(settings)))
+
+
+def control_parts(settings: Settings) -> "ControlParts":
+    """Everything that control is composed of."""
+    from outpace.control.parts import ControlParts, Credentials, ProgramList
+    from outpace.engines.registry import engine
+    from outpace.fleet.local import LocalPool
+
+    clock, home = SystemClock(), settings_room.home_of(settings)
+    pool = LocalPool(home, clock)
+    models = Models(home)
+
+    async def programs() -> ProgramList:
+        return ProgramList([child for child in await pool.everything() if not child.is_replica])
+
+    return ControlParts(
+        home=home,
+        clock=clock,
+        credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
+        pool=pool,
+        programs=programs,
+        engine=functools.cache(engine),
+        resolve=models.resolve,
+        pull=models.pull,
+        list_price=models.list_price,
+        models=models.listing,
+        secret=settings_room.secret,
+    )
+
+
+def _control_settings(settings: Settings) -> "ControlSettings":
+    from outpace.control.parts import ControlSettings
+
+    return ControlSettings(
+        admin_host=settings.admin_host,
+        admin_port=settings.admin_port,
+        database=settings.database,
+        billing=settings.billing,
+        version=__version__,
+    )
+
+
+class Models:
+    """The catalogue as control sees it: specs resolved to what a replica needs."""
+
+    def __init__(self, home: Home) -> None:
+        from outpace.catalogue import ArtifactStore
+
+        self._store = ArtifactStore(home.artifacts)
+
+    def resolve(self, spec: DeploymentSpec) -> "Resolved":
+        """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
+        from outpace.catalogue import resolve
+        from outpace.control.parts import Resolved
+
+        assert spec.model is not None, "external deployments are not resolved"
+        found = resolve(spec.model, spec.precision, self._store)
+        engine = found.engine if spec.engine == "auto" else spec.engine
+        engine = DEFAULT_ENGINE if engine == "auto" else engine
+        size = self._size(found, spec.engine_settings)
+        return Resolved(
+            engine=engine,
+            model=found.model,
+            engine_model=spec.name,
+            owned_by=found.owned_by,
+            precision=found.precision,
+            tasks=found.tasks,
+            context_tokens=size.context_tokens,
+            vocabulary=found.vocabulary,
+            control_texts=found.control_texts,
+            artifact_path=str(found.artifact_path) if found.artifact_path else None,
+            needs_pull=found.needs_pull,
+            parallel=size.parallel,
+            threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
+        )
+
+    def pull(self, spec: DeploymentSpec, progress: Callable[[int, int | None], None]) -> None:
+        """Bring the weights of a spec's model."""
+        from outpace.catalogue import Progress, resolve
+
+        assert spec.model is not None, "external deployments have no weights"
+        found = resolve(spec.model, spec.precision, self._store)
+
+        def watch(seen: Progress) -> None:
+            progress(seen.done_bytes, seen.total_bytes)
+
+        if found.to_pull is not None:
+            self._store.pull(found.model, found.to_pull, watch)
+
+    def list_price(self, model: str) -> Price | None:
+        """The list price of a catalogue model; None for anything else."""
+        from outpace.catalogue import find_card
+
+        card = find_card(model)
+        return card.price if card else None
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The catalogue for `GET /admin/models`."""
+        from outpace.catalogue import listing, shipped_cards
+
+        return [listing(card, self._store) for card in shipped_cards().values()]
+
+    def _size(self, found: "Found", settings: Mapping[str, str | int | float | bool]) -> "ReplicaSize":
+        from outpace.fleet.sizing import ReplicaSize, replica_size
+
+        kv_bytes = _kv_bytes_per_token(found)
+        size = replica_size(found.context_tokens, kv_bytes, memory_bytes())
+        if not kv_bytes:
+            size = size._replace(context_tokens=found.context_tokens)
+        return ReplicaSize(
+            parallel=int(settings.get("parallel", size.parallel)),
+            context_tokens=int(settings.get("context_tokens", size.context_tokens)),
+        )
+
+
+def _kv_bytes_per_token(found: "Found") -> float:
+    from outpace.catalogue.gguf import read
+    from outpace.planner.model_files import shape_of_gguf
+    from outpace.precision.formats import kv_format
+    from outpace.precision.memory import kv_bytes_per_token
+
+    shape = found.card.architecture if found.card else None
+    if shape is None and found.artifact_path is not None:
+        shape = shape_of_gguf(read(found.artifact_path), found.model)
+    return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _log_as_json_lines() -> None:

@@ -1,0 +1,23 @@
+"""Sizes of replicas: small models get everything, large ones give up sequences first."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.fleet.sizing import LARGEST_KV_BYTES, SHORTEST_CONTEXT_TOKENS, replica_size
+from outpace.values.units import GIB
+
+
+def test_a_small_model_gets_eight_sequences() -> None:
+    assert replica_size(8_192, 23_040, 24 * GIB) == (8, 4_096)
+
+
+def test_a_model_of_70_billion_gives_up_sequences_before_context() -> None:
+    assert replica_size(131_072, 327_680, 24 * GIB) == (1, 2_048)
+
+
+@given(st.integers(1, 1 << 20), st.floats(1, 1e6), st.integers(GIB, 1 << 42))
+def test_it_fits_or_is_the_smallest(context: int, kv_bytes: float, memory_bytes: int) -> None:
+    size = replica_size(context, kv_bytes, memory_bytes)
+    assert size.context_tokens <= context
+    fits = size.parallel * size.context_tokens * kv_bytes <= LARGEST_KV_BYTES
+    assert fits or (size.parallel == 1 and size.context_tokens <= SHORTEST_CONTEXT_TOKENS * 2)
