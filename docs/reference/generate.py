@@ -1,6 +1,7 @@
 """Write docs/reference/*.md from the code; `--check` only says whether they are up to date."""
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from outpace.values.errors import OutpaceError
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
+DEFAULTS = Settings(home="")
 HELP_COLUMNS = 100
 
 
@@ -67,7 +69,7 @@ def settings() -> Iterator[str]:
     yield "| setting | variable | type | default | meaning |"
     yield "|---|---|---|---|---|"
     for name, kind, default, meaning in setting_rows():
-        yield f"| `{name}` | `{variable_of(name)}` | `{_cell(kind)}` | {default} | {meaning} |"
+        yield f"| `{name}` | `{variable_of(name)}` | {kind} | {default} | {meaning} |"
 
 
 def setting_rows() -> list[tuple[str, str, str, str]]:
@@ -88,8 +90,16 @@ def _setting_row(node: ast.AnnAssign, lines: list[str]) -> tuple[str, str, str, 
     while lines[above].strip().startswith("#"):
         meaning.insert(0, lines[above].strip().removeprefix("#").strip())
         above -= 1
-    default = f"`{ast.unparse(node.value)}`" if node.value else "the user's data folder"
-    return ast.unparse(node.target), ast.unparse(node.annotation), default, " ".join(meaning)
+    name = ast.unparse(node.target)
+    default = f"`{getattr(DEFAULTS, name)}`" if node.value else "the user's data folder"
+    return name, _kind(ast.unparse(node.annotation)), default, " ".join(meaning)
+
+
+def _kind(annotation: str) -> str:
+    """`int, ≥ 1, ≤ 256` for `Annotated[int, Meta(ge=1, le=256)]`; alternatives with `or` between."""
+    text = re.sub(r"Annotated\[(\w+), Meta\((.*)\)\]", r"\1, \2", annotation)
+    text = re.sub(r"Literal\[(.*)\]", lambda found: found[1].replace("'", "").replace(", ", " or "), text)
+    return text.replace("ge=", "≥ ").replace("le=", "≤ ").replace(" | None", "")
 
 
 def errors_page() -> Iterator[str]:
@@ -146,10 +156,6 @@ def _support(name: str, task: Task, field: str) -> str:
 
 def _first_line(documented: type) -> str:
     return (documented.__doc__ or "").strip().splitlines()[0]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _page(make: Callable[[], Iterator[str]]) -> str:

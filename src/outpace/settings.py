@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def settings_from(options: Mapping[str, object]) -> Settings:
     """The settings of these options (None: not given) and the environment. Raises InvalidInput by name."""
-    fields = {name: _variable(name) for name in Settings.__struct_fields__}
+    fields: dict[str, object] = {name: _variable(name) for name in Settings.__struct_fields__}
     fields |= {name: value for name, value in options.items() if value is not None}
     given = {name: value for name, value in fields.items() if value is not None}
     try:
