@@ -73,3 +73,9 @@ def test_architecture_names_files_that_exist() -> None:
         r"`((?:gateway|control|cli|catalogue|engines|fleet|metering|scheduling|values)/[\w/.]+)`", text
     ):
         assert (ROOT / "src/outpace" / path).exists(), path
+
+
+def test_every_guide_is_in_the_index() -> None:
+    index = (ROOT / "docs/guides/README.md").read_text("utf-8")
+    for guide in (ROOT / "docs/guides").glob("*.md"):
+        assert guide.name == "README.md" or f"({guide.name})" in index
