@@ -86,7 +86,9 @@ class RunningReplica:
         finally:
             connection.close()
 
-    def send(self, request: EngineBound) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse, Reader]:
+    def send(
+        self, request: EngineBound
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse, Reader]:
         """Send a request; the answer is still to be read."""
         call = self.engine.call(request, self.deployment, "req-test")
         connection = self.connection()

@@ -66,7 +66,8 @@ class Echo:
     def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
         _DECLARED.check(request)
         endpoint = endpoint_of(request)
-        model = msgspec.json.encode(deployment.name)
+        is_same = deployment.engine_model == deployment.name
+        model = None if is_same else msgspec.json.encode(deployment.name)
         body = rebuilt(request, deployment.engine_model)
         if getattr(request, "stream", None):
             reader = PassingReader(self.error, wants_usage=wants_usage(request), model=model)

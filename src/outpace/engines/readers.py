@@ -140,6 +140,8 @@ class PassingReader(EventReader):
         super().__init__(error)
         self._wants_usage = wants_usage
         self._model = model
+        # The engine's own `"model":"…"`, as its first event wrote it.
+        self._engine_model: bytes | None = None
         self._last = Event()
 
     @property
@@ -162,13 +164,25 @@ class PassingReader(EventReader):
             return self._other_lines(event)
         if event.startswith((b"data: [DONE]", b"data:[DONE]")):
             return self._done()
-        if _LEARN.search(event):
+        if _is_plain(event):
+            self._num_deltas += _says_something(event)
+        elif _LEARN.search(event):
             event = self._learn(event[5:].strip())
         elif _SAID.search(event):
             self._num_deltas += 1
         if not event:
             return b""
-        return self._with_usage_field(_renamed(event, self._model))
+        return self._with_usage_field(self._with_model(event))
+
+    def _with_model(self, event: bytes) -> bytes:
+        if self._model is None:
+            return event
+        if self._engine_model is None:
+            found = _MODEL.search(event)
+            if found is None:
+                return event
+            self._engine_model = found.group()
+        return event.replace(self._engine_model, b'"model":' + self._model, 1)
 
     def _other_lines(self, event: bytes) -> bytes:
         """Comments and `event:` lines: keep the data line, if any."""
@@ -197,7 +211,27 @@ class PassingReader(EventReader):
         has_field = b'"usage"' in event
         if self._wants_usage:
             return event if has_field else event.rstrip()[:-1] + NULL_USAGE + b"}\n\n"
-        return _USAGE_NULL.sub(b"", event, count=1) if has_field else event
+        if not has_field:
+            return event
+        if NULL_USAGE in event:
+            return event.replace(NULL_USAGE, b"", 1)
+        return _USAGE_NULL.sub(b"", event, count=1)
+
+
+def _is_plain(event: bytes) -> bool:
+    """An ordinary delta of an engine that writes JSON without spaces: found without a regular expression."""
+    return (
+        b'"finish_reason":null' in event
+        and b'"finish_reason":"' not in event
+        and b'"usage":{' not in event
+        and b'"error"' not in event
+    )
+
+
+def _says_something(event: bytes) -> bool:
+    if b'"content":"' in event:
+        return b'"content":""' not in event
+    return _SAID.search(event) is not None
 
 
 def usage_event(last: Event, usage: Usage, model: bytes | None) -> bytes:

@@ -1,0 +1,161 @@
+"""llama.cpp's process: its own HTTP server, in `xllamacpp`, on a private Unix socket. The only user of xllamacpp.
+
+Run as `python -m outpace.engines.llamacpp_child --config JSON`, the token in the environment. Stays until SIGTERM. When
+loading fails the last line on stderr is one JSON object with the reason, and the exit code is 1.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import xllamacpp
+
+from outpace.engines import child
+from outpace.engines.llamacpp_config import LlamaConfig
+
+_KV_TYPES = {
+    "f32": xllamacpp.ggml_type.GGML_TYPE_F32,
+    "f16": xllamacpp.ggml_type.GGML_TYPE_F16,
+    "bf16": xllamacpp.ggml_type.GGML_TYPE_BF16,
+    "q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0,
+    "q5_1": xllamacpp.ggml_type.GGML_TYPE_Q5_1,
+    "q4_0": xllamacpp.ggml_type.GGML_TYPE_Q4_0,
+}
+_FLASH = {
+    "auto": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+# Warnings and errors; above that llama.cpp writes several lines per request.
+_VERBOSITY = 2
+# Each open connection holds one of llama.cpp's HTTP threads, an idle one too: without spare threads a health
+# probe would wait behind streams.
+_SPARE_HTTP_THREADS = 32
+_LOG_ERROR = re.compile(r"^[\d.]+ E (.*)$")
+_LOG_SOURCE = re.compile(r"^\w+(?:\s\s*\w+)*:\s+")
+
+
+def main() -> None:
+    """Load the model, serve until SIGTERM or SIGINT."""
+    config = child.read_config(LlamaConfig)
+    signals = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before llama.cpp starts its threads, which inherit the mask: only `sigwait` below sees them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    _require_weights(config.model_path)
+    child.clear_socket(config.socket_path)
+    server = _start(config, child.take_token())
+    print(
+        msgspec.json.encode({"event": "replica_listening", "address": server.listening_address}).decode(),
+        flush=True,
+    )
+    signal.sigwait(signals)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(config.socket_path)
+    # Running requests were drained before SIGTERM; tearing the server down could wait for a stuck one for ever.
+    os._exit(0)
+
+
+def _start(config: LlamaConfig, token: str) -> Any:
+    server = None
+    with _captured_stderr() as log:
+        try:
+            server = xllamacpp.Server(parameters(config, token))
+        except Exception as error:  # noqa: BLE001  # a door: whatever the binding raises becomes the reason
+            reason = (_reason(log) or str(error)).replace(config.model_path, "the file")
+    if server is None:
+        child.fail("load_failed", f"llama.cpp could not load {Path(config.model_path).name}: {reason}")
+    return server
+
+
+def parameters(config: LlamaConfig, token: str) -> Any:
+    """llama.cpp's parameters for a configuration."""
+    p = xllamacpp.CommonParams()
+    p.model.path = config.model_path
+    p.model_alias = [config.alias]
+    p.hostnames = [config.socket_path]
+    p.port = 0
+    p.api_keys = [token] if token else []
+    p.n_parallel = config.parallel
+    # llama.cpp divides the total by the number of sequences.
+    p.n_ctx = config.context_tokens * config.parallel
+    p.n_threads_http = 2 * config.parallel + _SPARE_HTTP_THREADS
+    p.cpuparams.n_threads = config.threads
+    p.cpuparams_batch.n_threads = config.threads
+    p.cache_type_k = _KV_TYPES[config.cache_type_k]
+    p.cache_type_v = _KV_TYPES[config.cache_type_v]
+    p.flash_attn_type = _FLASH[config.flash_attention]
+    p.cache_ram_mib = config.cache_ram_mib
+    p.n_batch = config.batch_tokens
+    p.n_ubatch = min(config.micro_batch_tokens, config.batch_tokens)
+    _apply_fixed(p)
+    if config.embeddings:
+        _apply_embeddings(p, config)
+    return p
+
+
+def _apply_fixed(p: Any) -> None:
+    p.use_jinja = True
+    p.cont_batching = True
+    # An assistant's last word is history, not the beginning of the answer.
+    p.prefill_assistant = False
+    p.endpoint_metrics = True
+    p.endpoint_slots = True
+    p.ui = False
+    p.offline = True
+    p.cors_origins = ""
+    # Comments would end the readers' fast path; the gateway keeps its clients' connections alive.
+    p.sse_ping_interval = -1
+    # The planner fits the model to memory; a silent smaller context would break its promise.
+    p.fit_params = False
+    p.verbosity = _VERBOSITY
+
+
+def _apply_embeddings(p: Any, config: LlamaConfig) -> None:
+    p.embedding = True
+    p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    # An input must fit in one physical batch.
+    p.n_batch = p.n_ubatch = config.context_tokens
+
+
+def _require_weights(path: str) -> None:
+    try:
+        with Path(path).open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        child.fail("weights_missing", f"{Path(path).name} cannot be read: {error.strerror}")
+    if magic != b"GGUF":
+        child.fail("weights_invalid", f"{Path(path).name} is no GGUF file; pull the model again")
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[BinaryIO]:
+    """llama.cpp's words while loading: kept, so that a failure can be told in one line, then passed on."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            log.seek(0)
+            os.write(2, log.read())
+
+
+def _reason(log: BinaryIO) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()
+    errors = [match[1] for line in lines if (match := _LOG_ERROR.match(line))]
+    return "; ".join(dict.fromkeys(_LOG_SOURCE.sub("", error) for error in errors[:3]))
+
+
+if __name__ == "__main__":
+    main()
