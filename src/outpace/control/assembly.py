@@ -1,0 +1,102 @@
+"""From what control knows to the snapshot that the gateway reads. Pure, but for `Publisher`."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from outpace.control.keys import Key, entry_of
+from outpace.control.parts import Resolved
+from outpace.fleet.record import replace_file
+from outpace.fleet.replicas import Life
+from outpace.values import snapshot as snapshots
+from outpace.values.clock import Clock
+from outpace.values.deployment import DeploymentSpec, Task
+from outpace.values.home import Home
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, Snapshot
+
+# For a model that could not be looked up: every door says `not ready`, not `no such task`.
+ALL_TASKS: tuple[Task, ...] = ("chat", "completions", "embeddings")
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What control hangs on a replica's process, so that the next control can adopt it."""
+
+    deployment: str
+    digest: str
+    address: str
+    token: str
+    started_s: float
+    # The facts of the deployment as of the start; replicas and price are those of later.
+    facts: DeploymentEntry
+    restarts: int = 0
+
+
+def facts_of(spec: DeploymentSpec, resolved: Resolved | None, created_at: float) -> DeploymentEntry:
+    """A deployment's entry as far as its spec and its model say."""
+    external_model = spec.external.model if spec.external else None
+    return DeploymentEntry(
+        name=spec.name,
+        model=resolved.model if resolved else (spec.model or external_model or spec.name),
+        engine_model=resolved.engine_model if resolved else spec.name,
+        engine=resolved.engine if resolved else spec.engine,
+        state="starting",
+        created=int(created_at),
+        owned_by=resolved.owned_by if resolved else "unknown",
+        tasks=resolved.tasks if resolved else ALL_TASKS,
+        context_tokens=resolved.context_tokens if resolved else None,
+        vocabulary=resolved.vocabulary if resolved else None,
+        control_texts=resolved.control_texts if resolved else (),
+        price=spec.price,
+        engine_settings=spec.engine_settings,
+    )
+
+
+def launched_entries(lives: Sequence[Life], digest: str | None) -> tuple[ReplicaEntry, ...]:
+    """The replicas that may get traffic: ready, and of the version that is shown."""
+    return tuple(
+        ReplicaEntry(id=life.id, address=life.address, token=life.token)
+        for life in lives
+        if life.state == "ready" and life.digest == digest
+    )
+
+
+def external_entries(spec: DeploymentSpec) -> tuple[ReplicaEntry, ...]:
+    """The one replica of an external deployment: the API itself."""
+    assert spec.external is not None, "only external deployments come here"
+    external = spec.external
+    return (
+        ReplicaEntry(
+            id=f"{spec.name}@1", address=external.base_url.rstrip("/"), token_env=external.api_key_env
+        ),
+    )
+
+
+class Publisher:
+    """Writes the snapshot file when what it says has changed; its version only grows."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        self._home = home
+        self._clock = clock
+        self.last = self._read()
+        self._is_written = False
+
+    def publish(self, keys: Sequence[Key], deployments: Mapping[str, DeploymentEntry]) -> bool:
+        """Write keys that are not revoked, and the deployments; False when the file says so already."""
+        fresh = msgspec.structs.replace(
+            self.last,
+            keys={key.sha256: entry_of(key) for key in keys if key.revoked_at is None},
+            deployments=dict(deployments),
+        )
+        if self._is_written and fresh == self.last:
+            return False
+        fresh = msgspec.structs.replace(fresh, version=self.last.version + 1, written_at=self._clock.wall_s())
+        replace_file(self._home.snapshot, snapshots.encode(fresh))
+        self.last = fresh
+        self._is_written = True
+        return True
+
+    def _read(self) -> Snapshot:
+        try:
+            return snapshots.decode(self._home.snapshot.read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return Snapshot(version=0, written_at=0.0)

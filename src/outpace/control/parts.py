@@ -1,0 +1,91 @@
+"""What control is given by compose: settings of its own, and the rooms that it must not know."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from outpace.engines.protocol import Engine
+from outpace.fleet.pool import Child, Pool
+from outpace.fleet.replicas import ReplicaPolicy
+from outpace.fleet.restarts import RestartPolicy
+from outpace.values.clock import Clock
+from outpace.values.deployment import DeploymentSpec, Task
+from outpace.values.home import Home
+from outpace.values.money import Price
+
+# Called with bytes done, and bytes in all where known.
+Progress = Callable[[int, int | None], None]
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be known of a deployment's model to launch it and to check requests for it."""
+
+    # A name of the engine registry, never `auto`.
+    engine: str
+    # For people: the catalogue id or the file's name.
+    model: str
+    # The name that the engine expects in `model`.
+    engine_model: str
+    owned_by: str
+    precision: str
+    tasks: tuple[Task, ...]
+    # Of one sequence; None where it is not known (external APIs).
+    context_tokens: int | None = None
+    vocabulary: int | None = None
+    control_texts: tuple[str, ...] = ()
+    artifact_path: str | None = None
+    # The weights are not on this machine; `pull` brings them.
+    needs_pull: bool = False
+    # Sequences that one replica runs at once, and threads that it may use.
+    parallel: int = 1
+    threads: int = 1
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """The owner's keys, made before the first start."""
+
+    api_key: str
+    admin_key: str
+
+
+class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Control's part of the platform's settings."""
+
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8001
+    # None: SQLite in the home; otherwise a PostgreSQL URL.
+    database: str | None = None
+    billing: str = "auto"
+    version: str = "0"
+
+
+class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that control is composed of. The callables may block: control brings threads for them."""
+
+    home: Home
+    clock: Clock
+    credentials: Credentials
+    pool: Pool
+    # The platform's own processes, for the status page.
+    programs: Callable[[], "ProgramList"]
+    # An engine adapter by name. Raises InvalidInput.
+    engine: Callable[[str], Engine]
+    # Looks a spec's model up, without network. Raises InvalidInput, ModelNotFound, WeightsInvalid.
+    resolve: Callable[[DeploymentSpec], Resolved]
+    # Brings the weights. Raises OutpaceError.
+    pull: Callable[[DeploymentSpec, Progress], None]
+    # The list price of a catalogue model; None: unpriced or not in the catalogue.
+    list_price: Callable[[str], Price | None]
+    # The catalogue as `GET /admin/models` tells it.
+    models: Callable[[], list[dict[str, Any]]]
+    # The value of an environment variable that holds a secret.
+    secret: Callable[[str], str | None]
+    replica_policy: ReplicaPolicy = ReplicaPolicy()
+    restart_policy: RestartPolicy = RestartPolicy(first_wait_s=0.5, longest_wait_s=30.0, healthy_after_s=60.0)
+
+
+class ProgramList(msgspec.Struct, frozen=True):
+    """The platform's own processes as the supervisor tells them."""
+
+    children: list[Child]

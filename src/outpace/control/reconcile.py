@@ -1,0 +1,193 @@
+"""The reconcile loop: take in what happened, decide, act, publish."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
+from outpace.control.decide import Retire, Standing, Start, decide, deployment_state, shown_digest
+from outpace.control.keys import Key
+from outpace.control.parts import ControlParts
+from outpace.control.replicas import Replicas
+from outpace.control.served import Served, expected_s
+from outpace.control.store import Wanted
+from outpace.fleet.replicas import Life
+from outpace.values.errors import OutpaceError
+from outpace.values.snapshot import DeploymentEntry
+
+_LOG = structlog.get_logger()
+_TICK_S = 0.25
+# The pool's list is the truth; ends that were told are only faster.
+_LIST_EVERY_S = 5.0
+# After a start, how long the old snapshot may stand while models are looked up.
+_FIRST_LOOK_UP_S = 3.0
+
+
+class Reconciler:
+    """What is wanted, what runs, and the loop between them; everything happens on one event loop."""
+
+    def __init__(self, parts: ControlParts) -> None:
+        self._parts = parts
+        self._wake = asyncio.Event()
+        self._publisher = Publisher(parts.home, parts.clock)
+        self.served: dict[str, Served] = {}
+        self.replicas = Replicas(parts, self, self._wake.set)
+        self.keys: Sequence[Key] = ()
+        # Lives that ended unasked, by deployment.
+        self.num_failures: dict[str, int] = {}
+        self._listed_s = float("-inf")
+        self._started_s = parts.clock.monotonic_s()
+
+    # What others tell it
+
+    def want(self, wanted: Wanted) -> None:
+        """A deployment is wanted, for the first time, changed, or once more."""
+        name = wanted.spec.name
+        if name in self.served:
+            self.served[name].want(wanted)
+        else:
+            self.served[name] = Served(wanted, self._parts)
+        self._wake.set()
+
+    def unwant(self, name: str) -> None:
+        """A deployment is not wanted any more; its replicas end after their requests."""
+        served = self.served.pop(name, None)
+        if served is not None:
+            served.close()
+        self._wake.set()
+
+    def set_keys(self, keys: Sequence[Key]) -> None:
+        """These are all keys now."""
+        self.keys = tuple(keys)
+        self._wake.set()
+
+    def replica_ready(self, life: Life, load_s: float) -> None:
+        """A replica gave its first token."""
+        served = self._served_by(life)
+        if served is not None:
+            served.came_up(load_s)
+
+    def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
+        """A replica ended unasked, hung, or did not come up."""
+        self.num_failures[life.deployment] = self.num_failures.get(life.deployment, 0) + 1
+        served = self._served_by(life)
+        if served is not None:
+            served.start_failed(reason, lived_s)
+
+    def _served_by(self, life: Life) -> Served | None:
+        served = self.served.get(life.deployment)
+        return served if served is not None and served.digest == life.digest else None
+
+    # The loop
+
+    async def run(self) -> None:
+        """Adopt what runs, then make what runs what is wanted, until cancelled."""
+        collecting = asyncio.create_task(self.replicas.collect_ends())
+        try:
+            await self.replicas.adopt(self._publisher.last)
+            while True:
+                self._wake.clear()
+                await self._tick_safely()
+                await self._next_tick()
+        finally:
+            collecting.cancel()
+            self.replicas.close()
+
+    async def tick(self) -> None:
+        """One turn: facts in, decision, actions, snapshot."""
+        self.replicas.take_ends()
+        await self._compare_when_due()
+        for served in self.served.values():
+            served.resolve_when_due()
+        actions = decide(self._standings(), list(self.replicas.lives.values()))
+        for start in [action for action in actions if isinstance(action, Start)]:
+            await self.replicas.start(start.replica_id, self.served[start.deployment])
+        retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
+        # Out of the snapshot first, so that no new request comes while the running ones end.
+        self.publish(without=retiring)
+        for replica_id in retiring:
+            self.replicas.retire(replica_id)
+
+    async def _tick_safely(self) -> None:
+        try:
+            await self.tick()
+        except (OutpaceError, OSError) as error:
+            _LOG.warning("tick_failed", reason=str(error))
+        except Exception:  # noqa: BLE001 (a loop's tick)
+            _LOG.exception("tick_crashed")
+
+    async def _next_tick(self) -> None:
+        woken = asyncio.create_task(self._wake.wait())
+        slept = asyncio.create_task(self._parts.clock.sleep(_TICK_S))
+        try:
+            await asyncio.wait({woken, slept}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            slept.cancel()
+
+    async def _compare_when_due(self) -> None:
+        now_s = self._parts.clock.monotonic_s()
+        if now_s - self._listed_s < _LIST_EVERY_S:
+            return
+        await self.replicas.compare_with_pool()
+        self._listed_s = now_s
+
+    def _standings(self) -> dict[str, Standing]:
+        now_s = self._parts.clock.monotonic_s()
+        launched = [served for served in self.served.values() if not served.is_external]
+        return {served.wanted.spec.name: served.standing(now_s) for served in launched}
+
+    # The snapshot
+
+    def publish(self, without: frozenset[str] | set[str] = frozenset()) -> None:
+        """Write the snapshot, unless the start is so young that it would say less than the one there is."""
+        is_young = self._parts.clock.monotonic_s() - self._started_s < _FIRST_LOOK_UP_S
+        if is_young and not all(served.is_looked_up for served in self.served.values()):
+            return
+        entries = {name: self.entry(served, without) for name, served in self.served.items()}
+        if self._publisher.publish(self.keys, entries):
+            _LOG.info("snapshot_written", version=self._publisher.last.version)
+
+    def entry(self, served: Served, without: frozenset[str] | set[str] = frozenset()) -> DeploymentEntry:
+        """A deployment as the gateway shall see it now."""
+        if served.is_external:
+            return self._external_entry(served)
+        own = [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
+        now_s = self._parts.clock.monotonic_s()
+        digest = shown_digest(served.standing(now_s), own)
+        replicas = launched_entries(own, digest)
+        state = deployment_state(len(replicas), is_given_up=served.is_given_up)
+        starting_s = [life.started_s for life in own if life.state == "starting"]
+        return msgspec.structs.replace(
+            self._facts(served, digest),
+            state=state,
+            reason=None if replicas else served.reason,
+            price=served.wanted.spec.price,
+            replicas=replicas,
+            ready_in_s=expected_s(served, now_s, min(starting_s)) if starting_s and not replicas else None,
+        )
+
+    def _external_entry(self, served: Served) -> DeploymentEntry:
+        problem = self.problem(served)
+        is_ready = problem is None and served.resolved is not None
+        state = deployment_state(int(is_ready), is_given_up=problem is not None)
+        return msgspec.structs.replace(
+            facts_of(served.wanted.spec, served.resolved, served.wanted.created_at),
+            state=state,
+            reason=problem,
+            replicas=external_entries(served.wanted.spec) if is_ready else (),
+        )
+
+    def problem(self, served: Served) -> str | None:
+        """Why a deployment does not serve, or not with all its replicas."""
+        external = served.wanted.spec.external
+        variable = external.api_key_env if external else None
+        if variable and self._parts.secret(variable) is None:
+            return f"the environment variable {variable} is not set where `outpace up` was started"
+        return served.reason
+
+    def _facts(self, served: Served, digest: str | None) -> DeploymentEntry:
+        noted = self.replicas.facts(digest) if digest is not None and digest != served.digest else None
+        return noted or facts_of(served.wanted.spec, served.resolved, served.wanted.created_at)

@@ -1,0 +1,305 @@
+"""The replicas that control has: starting, adopting, tending and ending them in the pool."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from outpace.control.assembly import Note, facts_of
+from outpace.control.parts import ControlParts
+from outpace.control.served import Served
+from outpace.engines.protocol import Engine
+from outpace.fleet.pool import Child
+from outpace.fleet.reasons import why_ended
+from outpace.fleet.replicas import Life, Turn, turned
+from outpace.fleet.tend import bring_up, wait_until_idle, watch
+from outpace.values.deployment import LaunchOrder
+from outpace.values.errors import OutpaceError
+from outpace.values.snapshot import DeploymentEntry, Snapshot
+
+_LOG = structlog.get_logger()
+_POOL_AGAIN_S = 0.25
+_NEVER_S = float("-inf")
+
+
+class Listener(Protocol):
+    """Who wants to know what becomes of replicas."""
+
+    def replica_ready(self, life: Life, load_s: float) -> None: ...
+
+    def replica_failed(self, life: Life, reason: str, lived_s: float) -> None: ...
+
+
+class Replicas:
+    """Lives by id, the task that tends each, and what their processes carry. Lives on one event loop."""
+
+    def __init__(self, parts: ControlParts, listener: Listener, changed: Callable[[], None]) -> None:
+        self._parts = parts
+        self._listener = listener
+        self._changed = changed
+        self.lives: dict[str, Life] = {}
+        # Monotonic second of the last token that a client got, by replica.
+        self.last_token_s: dict[str, float] = {}
+        self._notes: dict[str, Note] = {}
+        self._tending: dict[str, asyncio.Task[None]] = {}
+        self._ends: list[Child] = []
+
+    def of(self, deployment: str) -> list[Life]:
+        """The replicas of a deployment, by number."""
+        own = [life for life in self.lives.values() if life.deployment == deployment]
+        return sorted(own, key=lambda life: (len(life.id), life.id))
+
+    def facts(self, digest: str) -> DeploymentEntry | None:
+        """The facts that replicas of this version were started with; None when there are none."""
+        noted = (note.facts for note in self._notes.values() if note.digest == digest)
+        return next(noted, None)
+
+    # What happens to them
+
+    async def collect_ends(self) -> None:
+        """Take down every end that the pool tells, until cancelled."""
+        async for child in self._parts.pool.ends():
+            self._ends.append(child)
+            self._changed()
+
+    def take_ends(self) -> None:
+        """Turn the lives whose ends were told."""
+        ends, self._ends = self._ends, []
+        for child in ends:
+            self._take_end(child)
+
+    async def compare_with_pool(self) -> None:
+        """The pool's list is the truth: ends that were missed are taken, strangers are stopped."""
+        children = {child.name: child for child in await self._parts.pool.replicas()}
+        for life in [life for life in self.lives.values() if life.is_running]:
+            child = children.get(life.id)
+            if child is None or child.pid != life.pid:
+                child = Child(
+                    name=life.id, pid=life.pid or 0, started_at=0.0, exit_code=1, last_line="it is gone"
+                )
+            if child.exit_code is not None:
+                self._take_end(child)
+        for child in children.values():
+            if child.exit_code is None and child.name not in self.lives:
+                _LOG.warning("unknown_replica_stopped", replica=child.name, pid=child.pid)
+                await self._parts.pool.stop(child.name, self._parts.replica_policy.stop_grace_s)
+
+    def _take_end(self, child: Child) -> None:
+        life = self.lives.get(child.name)
+        if life is None or life.pid != child.pid or not life.is_running:
+            return
+        self._end_tending(life.id)
+        if life.state in ("starting", "ready"):
+            self._fail(life, "ended", why_ended(child.exit_code or 0, child.last_line))
+            return
+        ended = turned(life, "ended")
+        self._set(ended)
+        if ended.state == "stopped":
+            self._forget(life)
+            _LOG.info("replica_stopped", replica=life.id)
+
+    def _fail(self, life: Life, turn: Turn, reason: str) -> None:
+        self._set(turned(life, turn, reason))
+        lived_s = self._parts.clock.monotonic_s() - life.started_s
+        _LOG.warning("replica_failed", replica=life.id, reason=reason, lived_s=round(lived_s, 3))
+        self._listener.replica_failed(life, reason, lived_s)
+
+    def _set(self, life: Life) -> None:
+        self.lives[life.id] = life
+        self._changed()
+
+    def _forget(self, life: Life) -> None:
+        del self.lives[life.id]
+        self._notes.pop(life.id, None)
+        self.last_token_s.pop(life.id, None)
+
+    # Adoption
+
+    async def adopt(self, published: Snapshot) -> None:
+        """Take over replicas that an earlier control started; those it had published go on serving."""
+        serving = {
+            (replica.id, replica.address, replica.token)
+            for entry in published.deployments.values()
+            for replica in entry.replicas
+        }
+        for child in await self._children_at_last():
+            if child.exit_code is None:
+                self._adopt_one(child, serving)
+
+    async def _children_at_last(self) -> list[Child]:
+        while True:
+            try:
+                return await self._parts.pool.replicas()
+            except OutpaceError as error:
+                _LOG.warning("pool_out_of_reach", reason=str(error))
+                await self._parts.clock.sleep(_POOL_AGAIN_S)
+
+    def _adopt_one(self, child: Child, serving: set[tuple[str, str, str | None]]) -> None:
+        try:
+            note = msgspec.json.decode(child.note, type=Note)
+        except msgspec.DecodeError:
+            # The next comparison with the pool stops what is not known.
+            return
+        life = Life(
+            id=child.name,
+            deployment=note.deployment,
+            digest=note.digest,
+            state="ready" if (child.name, note.address, note.token) in serving else "starting",
+            address=note.address,
+            token=note.token,
+            pid=child.pid,
+            restarts=note.restarts,
+            started_at=child.started_at,
+            started_s=note.started_s,
+        )
+        self._notes[life.id] = note
+        self._set(life)
+        self._tend(life)
+        _LOG.info("replica_adopted", replica=life.id, pid=child.pid, state=life.state)
+
+    # Acting
+
+    async def start(self, replica_id: str, served: Served) -> None:
+        """Start a replica of the wanted version; a failure to do so is a failed life."""
+        before = self.lives.get(replica_id)
+        life = Life(
+            id=replica_id,
+            deployment=served.wanted.spec.name,
+            digest=served.digest,
+            state="starting",
+            address="",
+            token=secrets.token_urlsafe(24),
+            is_running=False,
+            reason=before.reason if before else None,
+            restarts=before.restarts + 1 if before else 0,
+            started_at=self._parts.clock.wall_s(),
+            started_s=self._parts.clock.monotonic_s(),
+        )
+        try:
+            started = await self._launch(served, life)
+        except OutpaceError as error:
+            self._fail(life, "ended", str(error))
+            return
+        self._set(started)
+        self._tend(started)
+        _LOG.info("replica_started", replica=life.id, pid=started.pid, restarts=life.restarts)
+
+    def retire(self, replica_id: str) -> None:
+        """Let a replica end after its requests; by now it must be out of the snapshot or never have been in."""
+        life = self.lives[replica_id]
+        self._end_tending(life.id)
+        if not life.is_running:
+            self._forget(life)
+            return
+        retired = turned(life, "unwanted")
+        self._set(retired)
+        _LOG.info("replica_draining", replica=life.id)
+        self._tending[life.id] = asyncio.create_task(self._drain(retired, was_serving=life.state == "ready"))
+
+    def close(self) -> None:
+        """Stop tending; the replicas themselves run on."""
+        for task in self._tending.values():
+            task.cancel()
+
+    async def _launch(self, served: Served, life: Life) -> Life:
+        resolved = served.require_resolved()
+        facts = facts_of(served.wanted.spec, resolved, served.wanted.created_at)
+        order = LaunchOrder(
+            replica_id=life.id,
+            deployment=life.deployment,
+            model=resolved.model,
+            artifact_path=resolved.artifact_path,
+            tasks=resolved.tasks,
+            context_tokens=resolved.context_tokens or 0,
+            parallel=resolved.parallel,
+            threads=resolved.threads,
+            socket_dir=str(self._parts.home.sockets),
+            token=life.token,
+            engine_settings=served.wanted.spec.engine_settings,
+        )
+        launch = self._parts.engine(resolved.engine).launch(order)
+        note = Note(
+            deployment=life.deployment,
+            digest=life.digest,
+            address=launch.address,
+            token=launch.token,
+            started_s=life.started_s,
+            restarts=life.restarts,
+            facts=facts,
+        )
+        child = await self._parts.pool.start(life.id, launch, msgspec.json.encode(note).decode())
+        self._notes[life.id] = note
+        return msgspec.structs.replace(
+            life, address=launch.address, token=launch.token, pid=child.pid, is_running=True
+        )
+
+    async def _drain(self, life: Life, *, was_serving: bool) -> None:
+        policy = self._parts.replica_policy
+        if was_serving:
+            await wait_until_idle(life, self._engine_of(life), policy, self._parts.clock)
+        await self._stop(life, policy.stop_grace_s)
+
+    async def _stop(self, life: Life, grace_s: float) -> None:
+        while True:
+            try:
+                await self._parts.pool.stop(life.id, grace_s)
+            except OutpaceError as error:
+                _LOG.warning("stop_failed", replica=life.id, reason=str(error))
+                await self._parts.clock.sleep(_POOL_AGAIN_S)
+            else:
+                return
+
+    # Tending
+
+    def _tend(self, life: Life) -> None:
+        self._end_tending(life.id)
+        self._tending[life.id] = asyncio.create_task(self._live(life))
+
+    def _end_tending(self, replica_id: str) -> None:
+        task = self._tending.pop(replica_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def _live(self, life: Life) -> None:
+        """Bring it up and watch it; whatever ends this ends the replica."""
+        try:
+            turn, reason = await self._until_lost(life)
+        except Exception as error:  # noqa: BLE001 (a loop's edge: one replica must not stop the others)
+            _LOG.exception("tending_crashed", replica=life.id)
+            turn, reason = "hung", f"watching it failed: {type(error).__name__}"
+        now = self.lives[life.id]
+        self._fail(now, "overdue" if now.state == "starting" else turn, reason)
+        # It did not answer, so it will not listen either; its requests are lost already.
+        await self._stop(life, 0.0)
+
+    async def _until_lost(self, life: Life) -> tuple[Turn, str]:
+        facts = self._notes[life.id].facts
+        engine = self._parts.engine(facts.engine)
+        readiness = engine.readiness(facts)
+        clock = self._parts.clock
+        if life.state == "starting":
+            try:
+                await bring_up(life, readiness, clock)
+            except OutpaceError as error:
+                return "overdue", str(error)
+            self._came_up(life)
+        last_token_s = self._last_token_s
+        return "hung", await watch(life, engine, readiness, self._parts.replica_policy, last_token_s, clock)
+
+    def _came_up(self, life: Life) -> None:
+        load_s = self._parts.clock.monotonic_s() - life.started_s
+        ready = turned(self.lives[life.id], "answered")
+        self._set(
+            msgspec.structs.replace(ready, ready_at=self._parts.clock.wall_s(), load_s=load_s, reason=None)
+        )
+        self._listener.replica_ready(life, load_s)
+        _LOG.info("replica_ready", replica=life.id, load_s=round(load_s, 3))
+
+    def _last_token_s(self, replica_id: str) -> float:
+        return self.last_token_s.get(replica_id, _NEVER_S)
+
+    def _engine_of(self, life: Life) -> Engine:
+        return self._parts.engine(self._notes[life.id].facts.engine)

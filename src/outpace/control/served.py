@@ -1,0 +1,171 @@
+"""One deployment at run time: what is wanted, what is known of its model, and what went wrong lately."""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from outpace.control.decide import Standing
+from outpace.control.parts import ControlParts, Resolved
+from outpace.control.specs import digest
+from outpace.control.store import Wanted
+from outpace.control.threads import in_thread
+from outpace.fleet.restarts import (
+    NO_FAILURES,
+    Failures,
+    RestartPolicy,
+    after_failure,
+    is_open,
+    next_start_s,
+)
+from outpace.values.errors import OutpaceError
+
+_LOG = structlog.get_logger()
+_MB = 10**6
+# A model that cannot be found or pulled is tried again, but never in haste.
+_RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_open_s=300.0)
+
+
+class Served:
+    """Run-time state of a wanted deployment; its methods run on control's loop."""
+
+    def __init__(self, wanted: Wanted, parts: ControlParts) -> None:
+        self._parts = parts
+        self.wanted = wanted
+        self.digest = digest(wanted.spec)
+        self.resolved: Resolved | None = None
+        self.problem: str | None = None
+        self.failures: Failures = NO_FAILURES
+        # Of the last replica that came up: what a user may expect of the next.
+        self.last_load_s: float | None = None
+        self._pulled: tuple[int, int | None] | None = None
+        self._resolve_failures = NO_FAILURES
+        self._resolving: asyncio.Task[None] | None = None
+
+    def want(self, wanted: Wanted) -> None:
+        """Take over a changed wish; asking again closes an open breaker."""
+        self.wanted = wanted
+        self.failures = NO_FAILURES
+        self._resolve_failures = NO_FAILURES
+        self.problem = None
+        fresh = digest(wanted.spec)
+        if fresh != self.digest:
+            self.digest = fresh
+            self.resolved = None
+            self.close()
+
+    def close(self) -> None:
+        """Give up looking the model up; a pull under way goes on in its thread and ends by itself."""
+        if self._resolving is not None:
+            self._resolving.cancel()
+            self._resolving = None
+
+    @property
+    def is_external(self) -> bool:
+        """It is reached by URL; nothing is started for it."""
+        return self.wanted.spec.external is not None
+
+    def require_resolved(self) -> Resolved:
+        """What is known of the model; only for deployments whose standing says that they may start."""
+        assert self.resolved is not None, "a deployment starts only when its model is known"
+        return self.resolved
+
+    @property
+    def is_looked_up(self) -> bool:
+        """The first look-up has ended, well or not."""
+        return self.resolved is not None or self.problem is not None or self._pulled is not None
+
+    def standing(self, now_s: float) -> Standing:
+        """What the decision needs to know."""
+        start_s = next_start_s(self.failures, self._parts.restart_policy)
+        is_here = self.resolved is not None and not self.resolved.needs_pull
+        return Standing(
+            name=self.wanted.spec.name,
+            digest=self.digest,
+            desired=self.wanted.desired,
+            may_start=is_here and start_s is not None and now_s >= start_s,
+        )
+
+    @property
+    def is_given_up(self) -> bool:
+        """Nothing more happens soon by itself: the breaker is open, or the model is not to be had."""
+        is_unresolved = self.resolved is None and self._resolve_failures.in_a_row > 0
+        return is_unresolved or is_open(self.failures, self._parts.restart_policy)
+
+    @property
+    def reason(self) -> str | None:
+        """What a user should know when the deployment does not serve."""
+        if self._pulled is not None:
+            return _pull_words(*self._pulled)
+        if is_open(self.failures, self._parts.restart_policy):
+            again = "`outpace scale` or a new deploy tries again"
+            return f"{self.failures.in_a_row} starts in a row failed, {again}; the last one: {self.problem}"
+        return self.problem
+
+    def start_failed(self, reason: str, lived_s: float) -> None:
+        """A replica ended unasked, hung, or did not come up."""
+        self.problem = reason
+        now_s = self._parts.clock.monotonic_s()
+        self.failures = after_failure(self.failures, self._parts.restart_policy, lived_s, now_s)
+
+    def came_up(self, load_s: float | None) -> None:
+        """A replica is ready."""
+        self.problem = None
+        self.last_load_s = load_s
+
+    def resolve_when_due(self) -> None:
+        """Start looking the model up, and bringing its weights, when that is to be done now."""
+        if self.resolved is not None or self._resolving is not None:
+            return
+        due_s = next_start_s(self._resolve_failures, _RESOLVE_AGAIN)
+        if due_s is not None and self._parts.clock.monotonic_s() >= due_s:
+            self._resolving = asyncio.create_task(self._resolve())
+
+    async def _resolve(self) -> None:
+        spec = self.wanted.spec
+        try:
+            resolved = await in_thread(self._parts.resolve, spec)
+            if resolved.needs_pull:
+                _LOG.info("pull_started", deployment=spec.name)
+                self._pulled = (0, None)
+                await in_thread(self._parts.pull, spec, self._progressed)
+                resolved = await in_thread(self._parts.resolve, spec)
+            self.resolved, self.problem = resolved, None
+        except OutpaceError as error:
+            self._unresolved(str(error))
+        except Exception as error:  # noqa: BLE001 (a tick's edge: one deployment must not stop the others)
+            _LOG.exception("resolve_crashed", deployment=spec.name)
+            self._unresolved(f"looking the model up failed: {type(error).__name__}: {error}")
+        finally:
+            self._pulled = None
+            if self._resolving is asyncio.current_task():
+                self._resolving = None
+
+    def _unresolved(self, reason: str) -> None:
+        now_s = self._parts.clock.monotonic_s()
+        self._resolve_failures = after_failure(self._resolve_failures, _RESOLVE_AGAIN, 0.0, now_s)
+        self.problem = reason
+        _LOG.warning("resolve_failed", deployment=self.wanted.spec.name, reason=reason)
+
+    def _progressed(self, done_bytes: int, total_bytes: int | None) -> None:
+        # Called from the pulling thread; one assignment needs no lock.
+        self._pulled = (done_bytes, total_bytes)
+
+
+def expected_s(served: Served, now_s: float, started_s: float) -> float | None:
+    """Seconds until a starting replica is likely to answer, from the last time one did."""
+    if served.last_load_s is None:
+        return None
+    return max(0.5, served.last_load_s - (now_s - started_s))
+
+
+def with_desired(wanted: Wanted, desired: int) -> Wanted:
+    """The same wish with another number of replicas."""
+    return msgspec.structs.replace(wanted, desired=desired)
+
+
+def _pull_words(done_bytes: int, total_bytes: int | None) -> str:
+    if not total_bytes:
+        return f"pulling the weights: {done_bytes // _MB} MB so far"
+    percent = 100 * done_bytes // total_bytes
+    return f"pulling the weights: {percent} % of {total_bytes // _MB} MB"
