@@ -18,6 +18,8 @@ Headers = list[tuple[bytes, bytes]]
 
 # RFC 9110 section 7.2, without what no client sends: user info, percent-encoding, sub-delimiters.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# The parser leaves them at the end of a value.
+_BLANKS = b" \t"
 # Fields that change how a message is read: two of them are two meanings.
 _ONCE = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect")
 
@@ -94,7 +96,7 @@ def _check_host(host: bytes | None, is_http11: bool) -> None:
         if is_http11:
             raise InvalidInput(None, "the header field Host is missing; HTTP/1.1 requires it")
         return
-    if _HOST.fullmatch(host) is None:
+    if _HOST.fullmatch(host.rstrip(_BLANKS)) is None:
         raise InvalidInput(None, "the header field Host is not a host name with an optional port")
 
 
@@ -106,11 +108,12 @@ def _split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def _content_bytes(fields: dict[bytes, bytes], is_http11: bool, limits: DoorLimits) -> int | None:
-    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+    encoding = fields.get(b"content-encoding")
+    if encoding is not None and encoding.rstrip(_BLANKS).lower() != b"identity":
         raise UnsupportedMedia("Compressed bodies are not read here; send it without Content-Encoding.")
     coding = fields.get(b"transfer-encoding")
     if coding is not None:
-        if coding.lower() != b"chunked" or not is_http11:
+        if coding.rstrip(_BLANKS).lower() != b"chunked" or not is_http11:
             raise InvalidInput(None, "the only Transfer-Encoding read here is chunked, over HTTP/1.1")
         return None
     announced = fields.get(b"content-length")
@@ -124,6 +127,6 @@ def _content_bytes(fields: dict[bytes, bytes], is_http11: bool, limits: DoorLimi
 
 
 def _awaits_continue(expect: bytes) -> bool:
-    if expect.lower() != b"100-continue":
+    if expect.rstrip(_BLANKS).lower() != b"100-continue":
         raise InvalidInput(None, "the only Expect known here is 100-continue")
     return True

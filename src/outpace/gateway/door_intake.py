@@ -89,7 +89,7 @@ class Intake:
         self.is_in_head = True
         self._has_begun = True
         self._earlier_head_bytes = 0
-        self._headers = []
+        self._headers.clear()
         self._target = b""
 
     def on_url(self, url: bytes) -> None:
@@ -97,13 +97,13 @@ class Intake:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer, which nobody may take for one."""
-        if self.is_in_head:
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
+        """A header field, or a trailer, which ends in a list that nobody reads."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         limits, parser, headers = self._limits, self._parser, self._headers
+        self._headers = []
         if self._earlier_head_bytes + self._packet_bytes > limits.max_head_bytes and (
             head_bytes(self._target, headers) > limits.max_head_bytes
         ):
