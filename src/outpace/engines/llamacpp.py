@@ -76,8 +76,10 @@ PARAMETERS: dict[Task, frozenset[str]] = {
 _DECLARED = Declared("llamacpp", PARAMETERS)
 _ORDERED = frozenset({"parallel", "context_tokens", "threads"})
 # A chat template adds marks around each message and a system text of its own; a token is at least one byte.
-_TEMPLATE_BYTES = 1_024
-_MESSAGE_BYTES = 64
+_TEMPLATE_TOKENS = 1_024
+_MESSAGE_TOKENS = 64
+# A tokenizer may add a token at either end.
+_PROMPT_TOKENS = 8
 _EMBEDDING_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 # What llama.cpp puts before the part of a message that tells something.
 _PREAMBLE = re.compile(r"^Unable to generate parser for this template\. Automatic parser generation failed: ")
@@ -136,9 +138,6 @@ class LlamaCpp:
     def _chat(self, request: ChatRequest, deployment: DeploymentEntry) -> Call:
         tools = plan_tools(request, bool(deployment.engine_settings.get("tools")))
         body = chat_body(request, deployment, tools)
-        bound_bytes = len(ENCODE(body["messages"])) + _TEMPLATE_BYTES + _MESSAGE_BYTES * len(body["messages"])
-        if "tools" in body:
-            bound_bytes += len(ENCODE(body["tools"])) + _TEMPLATE_BYTES
         plan = StreamPlan(
             is_chat=True,
             wants_usage=wants_usage(request),
@@ -148,7 +147,8 @@ class LlamaCpp:
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             tools=tools,
         )
-        return _leg(PATHS["chat"], body, plan, bool(request.stream), bound_bytes)
+        margin_tokens = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * len(request.messages)
+        return _leg(PATHS["chat"], body, plan, bool(request.stream), margin_tokens)
 
     def _completion(self, request: CompletionRequest, deployment: DeploymentEntry) -> Call:
         body = completion_body(request, deployment)
@@ -164,36 +164,40 @@ class LlamaCpp:
             echoed=_echoed(request),
             is_output_dropped=request.max_tokens == 0,
         )
-        return _leg(PATHS["completions"], body, plan, bool(request.stream), len(ENCODE(prompt)) + 8)
+        return _leg(PATHS["completions"], body, plan, bool(request.stream), _PROMPT_TOKENS)
 
     def _embedding(self, request: EmbeddingRequest, deployment: DeploymentEntry) -> Call:
         body = ENCODE(embedding_body(request, deployment))
         return Call(path=PATHS["embeddings"], body=body, reader=AnswerReader(partial(_error, 0, False)))
 
 
-def _leg(path: str, body: dict[str, Any], plan: StreamPlan, is_stream: bool, bound_bytes: int) -> Call:
+def _leg(path: str, body: dict[str, Any], plan: StreamPlan, is_stream: bool, margin_tokens: int) -> Call:
     """The call and its reader: plain JSON where that tells everything, else a stream, folded if need be."""
     error = partial(_error, plan.output_tokens or 1, plan.is_chat)
-    if not is_stream and not _needs_stream(plan, bound_bytes):
-        reader: Reader = ChatAnswerReader(error) if plan.is_chat else TextAnswerReader(error)
-        return Call(path=path, body=ENCODE(body), reader=reader)
+    if not is_stream and not _is_told_by_events_only(plan):
+        encoded = ENCODE(body)
+        if _fits(plan, len(encoded) + margin_tokens):
+            reader: Reader = ChatAnswerReader(error) if plan.is_chat else TextAnswerReader(error)
+            return Call(path=path, body=encoded, reader=reader)
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
     body["return_progress"] = True
     events = LlamaReader(error, plan)
-    return Call(
-        path=path, body=ENCODE(body), reader=events if is_stream else FoldingReader(events, plan.is_chat)
-    )
+    reader = events if is_stream else FoldingReader(events, plan.is_chat)
+    return Call(path=path, body=ENCODE(body), reader=reader)
 
 
-def _needs_stream(plan: StreamPlan, bound_bytes: int) -> bool:
-    if plan.num_choices * plan.num_prompts > 1 or plan.top_logprobs is not None:
-        return True
-    if plan.tools.forced or plan.echoed or plan.is_output_dropped:
-        return True
+def _is_told_by_events_only(plan: StreamPlan) -> bool:
+    is_one = plan.num_choices * plan.num_prompts == 1
+    is_reshaped = plan.top_logprobs is not None or plan.tools.forced or plan.echoed or plan.is_output_dropped
+    return not is_one or bool(is_reshaped)
+
+
+def _fits(plan: StreamPlan, bound_tokens: int) -> bool:
+    """The prompt, a token being at least a byte of the body, leaves room for the output asked for."""
     if plan.output_tokens is None or plan.context_tokens is None:
-        return False
-    return bound_bytes + plan.output_tokens > plan.context_tokens
+        return True
+    return bound_tokens + plan.output_tokens <= plan.context_tokens
 
 
 def _echoed(request: CompletionRequest) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Bytes pass through; an event is parsed only when it is not a plain delta (usage,
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,9 +21,13 @@ DONE = b"data: [DONE]\n\n"
 NULL_USAGE = b',"usage":null'
 # A key never occurs inside a JSON string: there its closing quote would be escaped.
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
-_LEARN = re.compile(rb'"finish_reason"\s*:\s*"|"usage"\s*:\s*\{|"error"\s*:\s*[{"]')
+_CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
 _SAID = re.compile(rb'"(?:content|text|arguments|reasoning|reasoning_content|refusal)"\s*:\s*"[^"]')
 _USAGE_NULL = re.compile(rb'\s*,\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
+
+# Stands for the text while a frame is shown; no JSON holds a raw control character.
+_PLACE = b"\x00"
+_MOST_FRAMES = 8
 
 ErrorOf = Callable[[int, bytes], OutpaceError]
 
@@ -130,6 +135,15 @@ class EventReader:
         raise NotImplementedError
 
 
+class _Frame(NamedTuple):
+    """The bytes around the text of a delta, as the engine sends them and as the client gets them."""
+
+    before: bytes
+    after: bytes
+    shown_before: bytes
+    shown_after: bytes
+
+
 class PassingReader(EventReader):
     """Events of an engine that keeps to the contract: passed on, usage as the client asked for it.
 
@@ -143,6 +157,11 @@ class PassingReader(EventReader):
         # The engine's own `"model":"…"`, as its first event wrote it.
         self._engine_model: bytes | None = None
         self._last = Event()
+        # `"model":"…"` as this engine writes it, and as the client gets it.
+        self._engine_model = b""
+        self._shown_model = b'"model":' + model if model else b""
+        self._frame: _Frame | None = None
+        self._frames_left = _MOST_FRAMES
 
     @property
     def is_estimated(self) -> bool:
@@ -160,29 +179,52 @@ class PassingReader(EventReader):
         return super().finished()
 
     def _event(self, event: bytes) -> bytes:
+        frame = self._frame
+        if frame is not None and event.startswith(frame.before) and event.endswith(frame.after):
+            text = event[len(frame.before) : -len(frame.after)]
+            if text:
+                self._num_deltas += 1
+            return frame.shown_before + text + frame.shown_after
+        return self._framed(event)
+
+    def _framed(self, event: bytes) -> bytes:
+        """An event that is no plain delta in the known frame."""
         if not event.startswith(b"data:"):
             return self._other_lines(event)
         if event.startswith((b"data: [DONE]", b"data:[DONE]")):
             return self._done()
-        if _is_plain(event):
-            self._num_deltas += _says_something(event)
-        elif _LEARN.search(event):
+        if _tells_more(event):
             event = self._learn(event[5:].strip())
-        elif _SAID.search(event):
+            return self._shown(event) if event else b""
+        if _says_something(event):
             self._num_deltas += 1
-        if not event:
-            return b""
+            self._learn_frame(event)
+        return self._shown(event)
+
+    def _learn_frame(self, event: bytes) -> None:
+        """Remember what surrounds the text of a delta; streams whose frame keeps changing are left alone."""
+        content = _CONTENT.search(event) if self._frames_left else None
+        if content is None:
+            return
+        self._frames_left -= 1
+        before, after = event[: content.start(1)], event[content.end(1) :]
+        shown = self._shown(before + _PLACE + after).partition(_PLACE)
+        self._frame = _Frame(before, after, shown[0], shown[2])
+
+    def _shown(self, event: bytes) -> bytes:
         return self._with_usage_field(self._with_model(event))
 
     def _with_model(self, event: bytes) -> bytes:
-        if self._model is None:
+        if not self._shown_model:
             return event
-        if self._engine_model is None:
+        if not self._engine_model or self._engine_model not in event:
             found = _MODEL.search(event)
-            if found is None:
+            if not found:
                 return event
-            self._engine_model = found.group()
-        return event.replace(self._engine_model, b'"model":' + self._model, 1)
+            self._engine_model = found[0]
+        if self._engine_model == self._shown_model:
+            return event
+        return event.replace(self._engine_model, self._shown_model, 1)
 
     def _other_lines(self, event: bytes) -> bytes:
         """Comments and `event:` lines: keep the data line, if any."""
@@ -208,23 +250,20 @@ class PassingReader(EventReader):
         return usage_event(self._last, self.usage, self._model) + DONE
 
     def _with_usage_field(self, event: bytes) -> bytes:
-        has_field = b'"usage"' in event
         if self._wants_usage:
-            return event if has_field else event.rstrip()[:-1] + NULL_USAGE + b"}\n\n"
-        if not has_field:
-            return event
-        if NULL_USAGE in event:
-            return event.replace(NULL_USAGE, b"", 1)
-        return _USAGE_NULL.sub(b"", event, count=1)
+            return event if b'"usage"' in event else event.rstrip()[:-1] + NULL_USAGE + b"}\n\n"
+        event = event.replace(NULL_USAGE, b"", 1)
+        return _USAGE_NULL.sub(b"", event, count=1) if b'"usage"' in event else event
 
 
-def _is_plain(event: bytes) -> bool:
-    """An ordinary delta of an engine that writes JSON without spaces: found without a regular expression."""
+def _tells_more(event: bytes) -> bool:
+    """The event carries a finish, usage or an error, as compact or as spacing encoders write it."""
     return (
-        b'"finish_reason":null' in event
-        and b'"finish_reason":"' not in event
-        and b'"usage":{' not in event
-        and b'"error"' not in event
+        b'"finish_reason":"' in event
+        or b'"usage":{' in event
+        or b'"error":' in event
+        or b'"finish_reason": "' in event
+        or b'"usage": {' in event
     )
 
 
