@@ -12,6 +12,9 @@ from outpace.planner.operate import Point
 from outpace.values.money import PUSD_PER_USD, format_usd, parse_usd_per_mtok
 from outpace.values.units import GB
 
+# Formats narrower than this are refused until a gate passed.
+_GATED_BELOW_BITS = 16
+
 
 def show_plan(plan: Plan, as_document: bool, api_usd_per_mtok: str | None, plot: Path | None) -> None:
     """Print a plan, with the break-even against an API when its price is given."""
@@ -127,9 +130,12 @@ def _options(plan: Plan) -> None:
         ),
         [_row(number, option) for number, option in enumerate(shown, start=1) if option],
     )
-    for option in shown[:1]:
-        if option and option.price:
-            typer.echo(f"price: {option.price}")
+    if plan.best and plan.best.price:
+        typer.echo(f"price: {plan.best.price}")
+    if plan.best and plan.best.point.variant.weights.bits < _GATED_BELOW_BITS:
+        typer.echo(
+            f"{plan.best.point.variant.weights.name} is used only after its quality gate passed: `outpace gate`"
+        )
 
 
 def _row(number: int, option: Option) -> tuple[object, ...]:

@@ -75,6 +75,7 @@ def artifact_name(shape: Architecture, stored: WeightFormat) -> str:
 @dataclass(frozen=True)
 class _Costs:
     layer_s: float
+    vocabulary_s: float
     formats: dict[str, float]
     other: float
 
@@ -82,5 +83,6 @@ class _Costs:
 @cache
 def _costs() -> _Costs:
     table = tomllib.loads(files("outpace.planner").joinpath("cpu_formats.toml").read_text(encoding="utf-8"))
-    formats = {weight_format(name).name: float(cost) for name, cost in table["formats"].items()}
-    return _Costs(float(table["fixed"]["layer_s"]), formats, max(formats.values()))
+    fixed, formats = table["fixed"], table["formats"]
+    costs = {weight_format(name).name: float(cost) for name, cost in formats.items() if name != "other"}
+    return _Costs(float(fixed["layer_s"]), float(fixed["vocabulary_s"]), costs, float(formats["other"]))

@@ -86,7 +86,8 @@ def _paced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers
 def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _Steady:
     """Every step also carries a piece of the others' prompts, at most one chunk; work is conserved."""
     step = decode_step_s(at, rates, np.maximum(in_flight, 1.0) * at.beams, at.isl + at.osl / 2)
-    reading = rates["mixing"] * prompt.work_s
+    # Stages read different prompts at the same time.
+    reading = rates["mixing"] * prompt.work_s / at.pp
     share = (in_flight - 1.0).clip(min=0.0) / at.osl * reading
     chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
     itl = step + _smaller(share, chunk)
@@ -135,7 +136,7 @@ def _burst(at: Columns, rates: Rates, prompt: Prefill, held: Numbers, full: _Ste
     asked = np.maximum(at.concurrency, 1.0)
     size = np.minimum(asked, held)
     step = decode_step_s(at, rates, size * at.beams, at.isl + at.osl / 2)
-    reading = rates["mixing"] * prompt.work_s + rates["request"]
+    reading = rates["mixing"] * prompt.work_s / at.pp + rates["request"]
     thinning = rates["tail"] * np.minimum(1.0, at.osl / 100)
     total = asked * reading + at.osl * step * (asked / size + thinning) + prompt.fixed_s
     first = rates["door"] + prompt.fixed_s + size / 2 * reading

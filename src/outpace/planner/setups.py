@@ -31,6 +31,10 @@ _METHODS = (
     "dataset means",
     "random dataset",
     "single stream",
+    "1fp8-meta",
+    "4xmi300x",
+    "2fp8-amd",
+    "image=",
 )
 # Devices that share one board's links.
 _BOARD = 8
@@ -104,8 +108,13 @@ class Setup:
 
     @property
     def memory(self) -> MemoryUse:
-        """What one device holds when sequences reach their full length."""
-        tokens = max(1, round(self.isl + self.osl))
+        """What one device holds.
+
+        A full instance is taken to admit only what can finish; under other loads engines admit by present use,
+        so sequences are counted at their mean length.
+        """
+        grown = self.osl if self.load in (Load.FULL, Load.OFFLINE, Load.STATIC) else self.osl / 2
+        tokens = max(1, round(self.isl + grown))
         step_tokens = int(min(8192, max(2048, self.isl)))
         capacity = self.device.memory_bytes
         return memory_use(self.shape, self.weights, self.kv, self.split, capacity, tokens, step_tokens)
@@ -121,6 +130,9 @@ def resolve(case: Case) -> Setup:
     isl, osl = _lengths(case, notes)
     load, concurrency = _load(case, metric, notes)
     split, replicas, reading = _split(case, named.shape, on, stored, notes)
+    if _whole_concurrency(notes) and split.attention_dp == 1 and named.shape.moe_layers:
+        # Callers per attention group: the tensor-parallel devices of the row are the groups.
+        split = Split(attention_dp=split.tp, pp=split.pp)
     return Setup(
         case=case,
         shape=named.shape,
@@ -239,7 +251,13 @@ def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
         return Load.BURST, _positive(written, "batch_or_concurrency")
     if not written:
         return _unsized_load(case, notes), _burst_size(notes)
-    return Load.CLOSED, _positive(written, "batch_or_concurrency")
+    return Load.CLOSED, _whole_concurrency(notes) or _positive(written, "batch_or_concurrency")
+
+
+def _whole_concurrency(notes: str) -> float:
+    """Some tables count callers per attention group and note the whole; that is what an instance sees."""
+    found = re.search(r"silicon_concurrency=(\d+)", notes)
+    return float(found[1]) if found else 0.0
 
 
 def _unsized_load(case: Case, notes: str) -> Load:

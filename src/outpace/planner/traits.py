@@ -53,6 +53,8 @@ def _identities(setup: Setup) -> Iterator[tuple[str, float, float]]:
     yield f"gpu={gpu} engine={made}", 1.0, PAIR
     yield f"model={model} engine={made}", 1.0, PAIR
     yield f"setup={configuration_of(setup)}", 1.0, NARROW
+    if setup.method:
+        yield f"method={setup.method} model={model} engine={made}", 1.0, MAIN
 
 
 def _methods(setup: Setup) -> Iterator[tuple[str, float]]:

@@ -83,8 +83,7 @@ class SchemeResult:
 
     scheme: str
     coverage: dict[str, float]
-    ranked_right: int
-    ranked: int
+    ranked: dict[str, tuple[int, int]]
 
 
 def calibrate(
@@ -99,7 +98,7 @@ def calibrate(
     left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
     setups = [row.setup for row in rows]
     results = [
-        SchemeResult(scheme, coverage(scheme, found), *ranking(found)) for scheme, found in by_scheme.items()
+        SchemeResult(scheme, coverage(scheme, found), ranking(found)) for scheme, found in by_scheme.items()
     ]
     calibration = Calibration(
         schema=SCHEMA,
@@ -133,10 +132,10 @@ def report(calibration: Calibration, results: Sequence[SchemeResult]) -> list[st
     for result in results:
         shares = ", ".join(f"{quantity} {share:.1%}" for quantity, share in result.coverage.items())
         lines.append(f"{result.scheme}: 80 % intervals hold {shares} of rows of other groups")
-        share = result.ranked_right / result.ranked if result.ranked else float("nan")
-        lines.append(
-            f"{result.scheme}: faster of two devices named right in {share:.1%} of {result.ranked} pairs"
+        pairs = ", ".join(
+            f"{name} {right / max(total, 1):.1%} of {total}" for name, (right, total) in result.ranked.items()
         )
+        lines.append(f"{result.scheme}: faster of two devices named right in {pairs} pairs")
     return lines
 
 
@@ -229,18 +228,22 @@ def coverage(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
     return {quantity: float(np.mean(values)) for quantity, values in sorted(inside.items())}
 
 
-def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> tuple[int, int]:
+def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> dict[str, tuple[int, int]]:
     """Pairs of devices under the same model and traffic: how many named the faster one, of how many."""
     groups: dict[str, list[LeftOut]] = {}
     for one in found:
-        groups.setdefault(_traffic_of(one.row.setup), []).append(one)
-    right = total = 0
+        if one.row.setup.metric.statistic == "mean":
+            groups.setdefault(_traffic_of(one.row.setup), []).append(one)
+    scores: dict[str, tuple[int, int]] = {}
     for same in groups.values():
+        quantity = str(same[0].row.setup.metric.quantity)
+        right, total = scores.get(quantity, (0, 0))
         for i, one in enumerate(same):
-            for other in same[i + 1 :]:
-                verdict = _named_right(one, other, least_difference)
-                right, total = right + bool(verdict), total + (verdict is not None)
-    return right, total
+            verdicts = [_named_right(one, other, least_difference) for other in same[i + 1 :]]
+            decided = [verdict for verdict in verdicts if verdict is not None]
+            right, total = right + sum(decided), total + len(decided)
+        scores[quantity] = (right, total)
+    return dict(sorted(scores.items()))
 
 
 def _named_right(one: LeftOut, other: LeftOut, least: float) -> bool | None:
@@ -254,9 +257,15 @@ def _named_right(one: LeftOut, other: LeftOut, least: float) -> bool | None:
 
 
 def _traffic_of(setup: Setup) -> str:
-    split = setup.split
-    return (
-        f"{setup.shape.name} {version_of(setup)} {setup.load} {setup.metric.name} {setup.isl:.0f} {setup.osl:.0f} "
-        f"{setup.concurrency:.0f} {setup.rate_per_s:.3g} {split.tp}x{split.pp}x{split.attention_dp} "
-        f"{setup.weights.name}"
+    """Everything that two rows must share to be compared, except the device."""
+    split, case = setup.split, setup.case
+    parts = (
+        setup.shape.name,
+        setup.weights.name,
+        version_of(setup),
+        setup.metric.name,
+        f"{setup.replicas * split.devices:.0f} {split.tp}x{split.pp}x{split.attention_dp}",
+        f"{setup.load} {case.batch_or_concurrency} {case.request_rate_rps}",
+        f"{setup.isl:.0f} {setup.osl:.0f}",
     )
+    return " | ".join(parts)

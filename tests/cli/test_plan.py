@@ -1,0 +1,72 @@
+"""`outpace plan` through the CLI."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from outpace.cli.app import app_for
+from outpace.hardware.machine import detect
+from outpace.hardware.probe import Probe, save_probe
+from outpace.values.errors import InvalidInput
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app_for(["plan"]), ["plan", *words])
+
+
+def test_a_plan_names_the_best_its_cost_and_why_others_lost(tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    done = run(
+        "Llama-3.1-70B", "--rate", "2", "--itl-ms", "60", "--gpu", "H100,H200,L4", "--plot", str(picture)
+    )
+    assert done.exit_code == 0, done.output
+    assert "why the others lost" in done.output
+    assert "$/Mtok" in done.output
+    assert "GB weights" in done.output
+    assert picture.read_text().startswith("<svg")
+
+
+def test_the_document_has_every_figure() -> None:
+    done = run("Llama-3.1-8B", "--gpu", "H100", "--gpu", "H200", "--api-usd-per-mtok", "0.5", "--json")
+    document = json.loads(done.output)
+    best = document["best"]
+    assert (
+        best["capacity_tokens_per_s_low"] < best["capacity_tokens_per_s"] < best["capacity_tokens_per_s_high"]
+    )
+    assert best["usd_per_mtok"]
+    assert document["break_even"]["cheaper"] in ("plan", "api")
+    assert {r["gpu"] for r in document["rejected"]} == {"H100-SXM-80GB", "H200-SXM-141GB"} - {best["gpu"]}
+
+
+def test_nothing_that_meets_the_objective_fails_with_reasons() -> None:
+    done = run("Llama-3.1-405B", "--gpu", "L4")
+    assert done.exit_code == 1
+    assert "Nothing meets this" in done.output
+    assert "does not fit" in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("Nope-7B",), ("Llama-3.1-8B", "--gpu", "H900"), ("Llama-3.1-8B", "--rate", "0"), ("none.gguf",)],
+)
+def test_bad_input_is_refused(words: tuple[str, ...]) -> None:
+    assert isinstance(run(*words).exception, InvalidInput)
+
+
+def test_here_uses_the_kept_probe(tmp_path: Path) -> None:
+    machine = detect()
+    kept = Probe(
+        processor=machine.processor,
+        cores=machine.cores,
+        read_bytes_per_s=1e10,
+        multiply_flops=1e11,
+        probed_at_s=1.0,
+    )
+    save_probe(kept, tmp_path / "machine.json")
+    done = run("smollm2-135m-instruct", "--here", "--home", str(tmp_path), "--json")
+    document = json.loads(done.output)
+    assert document["probe"]["read_bytes_per_s"] == 1e10
+    speeds = {option["format"]: option["decode_tokens_per_s"] for option in document["options"]}
+    assert speeds["q4_0"] > speeds["q8_0"] > speeds["bf16"]

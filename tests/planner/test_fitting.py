@@ -1,0 +1,92 @@
+"""Reading published rows, fitting, error bars and accuracy, on a small fixture of them."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from outpace.planner.calibration import decode, encode, load_calibration, shipped_calibration
+from outpace.planner.fitting import evidence, fit_quantities
+from outpace.planner.groundtruth import GroundTruth, read_ground_truth
+from outpace.planner.validation import LeftOut, accuracy, calibrate, left_out, report, usable
+from outpace.values.errors import InvalidInput
+
+FOLDER = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def truth() -> GroundTruth:
+    return read_ground_truth(FOLDER)
+
+
+def quiet(step: str) -> None:
+    assert step
+
+
+def test_rows_that_cannot_be_compared_are_counted_by_reason(truth: GroundTruth) -> None:
+    reasons = " ".join(truth.left_out)
+    for words in ("SUSPECT", "disaggregated", "a ratio", "two kinds", "input tokens count", "switched off"):
+        assert words in reasons
+    assert len(truth.rows) > 100
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(InvalidInput, match="nowhere"):
+        read_ground_truth(Path("nowhere"))
+
+
+def test_fitting_brings_the_physics_closer_to_the_rows(truth: GroundTruth) -> None:
+    given = evidence(usable(GroundTruth(list(truth.rows))))
+
+    def error(logs: dict[str, float]) -> float:
+        return float(abs(given.batch.log_metric(given.batch.rates(logs)) - given.log_values).mean())
+
+    assert error(fit_quantities(given, iterations=4)) < 0.7 * error({})
+
+
+def test_a_row_left_out_did_not_teach_its_own_prediction(truth: GroundTruth) -> None:
+    """Making every row of one device ten times faster must not move that device's left-out predictions."""
+    rows = usable(GroundTruth(list(truth.rows)))
+    honest = left_out(rows, "device", quiet)
+    lying = [
+        type(row)(row.setup, row.value * (10 if row.setup.device.name == "L40S" else 1), row.source)
+        for row in rows
+    ]
+    told = left_out(lying, "device", quiet)
+    for before, after in zip(honest, told, strict=True):
+        if before.row.setup.device.name == "L40S":
+            assert after.residual - before.residual == pytest.approx(2.302585, abs=1e-6)
+
+
+def test_a_calibration_survives_its_file_and_prints_its_accuracy(truth: GroundTruth, tmp_path: Path) -> None:
+    made, results = calibrate(GroundTruth(list(truth.rows)), FOLDER, date(2026, 11, 23), quiet)
+    path = tmp_path / "calibration.json"
+    path.write_bytes(encode(made))
+    again = load_calibration(path)
+    assert again.source_sha256 == made.source_sha256
+    assert again.rows == made.rows
+    text = "\n".join(report(made, results))
+    assert "device/throughput" in text
+    assert "80 % intervals hold" in text
+
+
+def test_damaged_and_foreign_calibrations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="not a calibration"):
+        decode(b"{", "x")
+    foreign = encode(shipped_calibration()).replace(b'"schema": 1', b'"schema": 9')
+    with pytest.raises(InvalidInput, match="fit again"):
+        decode(foreign, "x")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_calibration(tmp_path / "none.json")
+
+
+def test_the_shipped_calibration_keeps_the_accuracy_that_the_log_claims() -> None:
+    figures = shipped_calibration().accuracy
+    assert figures["near/throughput"]["median"] <= 0.15
+    assert figures["family/throughput"]["median"] <= 0.22
+    assert figures["near/ttft below saturation"]["median"] <= 0.30
+
+
+def test_accuracy_of_perfect_rows_is_zero(truth: GroundTruth) -> None:
+    perfect = [LeftOut(row, 0.0) for row in truth.rows]
+    assert dict(accuracy(perfect))["throughput"]["mean"] == 0

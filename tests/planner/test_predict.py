@@ -1,0 +1,69 @@
+"""Bulk prediction: every row is answered, none with an invented number."""
+
+from time import perf_counter
+
+import pytest
+from tests.planner.samples import CLOSED_8B, STATIC_70B, case
+
+from outpace.planner.calibration import shipped_calibration
+from outpace.planner.predict import ANSWER_COLUMNS, answer_fields, predict
+
+
+def answered(**changes: str) -> dict[str, str]:
+    [answer] = predict([case(CLOSED_8B, **changes)], shipped_calibration())
+    return dict(zip(ANSWER_COLUMNS, answer_fields(answer), strict=True))
+
+
+def test_what_does_not_fit_is_zero_with_the_arithmetic() -> None:
+    found = answered(model="Llama-2-70B", weights_precision="FP16")
+    assert found["predicted"] == "0"
+    assert "138.0 GB of weights" in found["reason"]
+
+
+def test_impossible_parallelism_is_zero() -> None:
+    found = answered(tp="3", n_gpus="3")
+    assert found["predicted"] == "0"
+    assert "3 does not divide the 32 attention heads" in found["reason"]
+
+
+@pytest.mark.parametrize("changes", [{"model": "Nope"}, {"gpu": "H900"}, {"metric": "joy"}, {"osl": "x"}])
+def test_what_is_not_known_is_empty_with_a_reason(changes: dict[str, str]) -> None:
+    found = answered(**changes)
+    assert found["predicted"] == found["low"] == found["high"] == ""
+    assert found["reason"]
+
+
+def test_a_bad_row_does_not_stop_the_others_and_order_is_kept() -> None:
+    rows = [CLOSED_8B, case(model="Nope", id="bad"), STATIC_70B]
+    answers = predict(rows, shipped_calibration())
+    assert [answer.case.id for answer in answers] == ["c", "bad", "s"]
+    assert [answer.estimate is not None for answer in answers] == [True, False, True]
+
+
+def test_mixed_devices_add_up() -> None:
+    shared = {
+        "model": "Llama-2-70B",
+        "weights_precision": "FP8",
+        "isl": "dataset",
+        "tp": "",
+        "notes": "OpenOrca",
+        "metric": "mlperf_offline_output_throughput",
+    }
+    mixed = answered(gpu="mixed:MI300X (x8), AMD Instinct MI325X 256GB HBM3e (x8)", n_gpus="16", **shared)
+    parts = [float(answered(gpu=gpu, n_gpus="8", **shared)["predicted"]) for gpu in ("MI300X", "MI325X")]
+    assert float(mixed["predicted"]) == pytest.approx(sum(parts), rel=1e-3)
+
+
+def test_per_gpu_is_the_whole_divided() -> None:
+    whole = answered(metric="output_throughput", tp="2", n_gpus="2")
+    each = answered(metric="output_throughput_per_gpu", tp="2", n_gpus="2")
+    assert float(each["predicted"]) == pytest.approx(float(whole["predicted"]) / 2, rel=1e-3)
+    assert each["unit"] == "tok/s/GPU"
+
+
+def test_two_thousand_cases_take_far_less_than_ten_seconds() -> None:
+    rows = [case(batch_or_concurrency=str(1 + n % 64), isl=str(100 + n)) for n in range(2000)]
+    start = perf_counter()
+    answers = predict(rows, shipped_calibration())
+    assert perf_counter() - start < 10
+    assert all(answer.estimate for answer in answers)

@@ -1,0 +1,111 @@
+"""How cases are read: loads, splits, lengths, and what is refused by name."""
+
+import pytest
+from tests.planner.samples import CLOSED_8B, STATIC_70B, case
+
+from outpace.planner.engines import generation
+from outpace.planner.setups import Load, resolve
+from outpace.values.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("changes", "load", "concurrency"),
+    [
+        ({"notes": "static batch"}, Load.STATIC, 16),
+        ({}, Load.CLOSED, 16),
+        ({"batch_or_concurrency": "all(1000)", "request_rate_rps": "inf"}, Load.BURST, 1000),
+        ({"notes": "all requests submitted at once"}, Load.BURST, 16),
+        ({"batch_or_concurrency": "", "request_rate_rps": "4"}, Load.RATE, 0),
+        ({"batch_or_concurrency": "max", "metric": "output_throughput"}, Load.FULL, 0),
+        ({"metric": "mlperf_offline_output_throughput"}, Load.OFFLINE, 0),
+        ({"metric": "mlperf_server_output_throughput"}, Load.SERVER, 0),
+    ],
+)
+def test_load_is_read_from_numbers_and_notes(changes: dict[str, str], load: Load, concurrency: float) -> None:
+    setup = resolve(case(**changes))
+    assert (setup.load, setup.concurrency) == (load, concurrency)
+
+
+def test_notes_with_measured_figures_do_not_change_a_setup() -> None:
+    plain, told = (
+        resolve(case(notes="")),
+        resolve(case(notes="req/s 13.06; total tok/s 5482.59; p99 TTFT 24371")),
+    )
+    assert (plain.load, plain.concurrency, plain.rate_per_s) == (told.load, told.concurrency, told.rate_per_s)
+
+
+def test_several_instances_share_the_load() -> None:
+    setup = resolve(case(n_gpus="8", tp="2", batch_or_concurrency="64"))
+    assert (setup.replicas, setup.concurrency) == (4, 16)
+
+
+def test_dep_is_attention_data_parallelism_over_the_named_width() -> None:
+    setup = resolve(
+        case(
+            model="Qwen3-235B-A22B",
+            n_gpus="4",
+            metric="output_throughput_per_gpu",
+            batch_or_concurrency="max",
+            notes="attention data-parallel + expert-parallel over 4 GPUs (DEP4)",
+        )
+    )
+    assert (setup.split.tp, setup.split.attention_dp, setup.split.devices) == (1, 4, 4)
+
+
+def test_a_count_that_multiplies_tp_by_ep_is_read_once_and_said() -> None:
+    setup = resolve(case(model="DeepSeek-R1", gpu="B200", n_gpus="64", tp="64", weights_precision="fp4"))
+    assert setup.split.devices == 8
+    assert "64 devices read as 8" in setup.reading
+
+
+def test_data_set_lengths_are_known_by_name() -> None:
+    setup = resolve(
+        case(
+            STATIC_70B,
+            isl="dataset",
+            osl="294.45",
+            metric="mlperf_offline_output_throughput",
+            notes="OpenOrca",
+        )
+    )
+    assert (setup.isl, setup.osl) == (260, 294.45)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"model": "Nope-7B"}, "model"),
+        ({"gpu": "H900"}, "gpu"),
+        ({"tp": "3", "n_gpus": "3"}, "tp"),
+        ({"pp": "64"}, "pp"),
+        ({"tp": "1.5"}, "tp"),
+        ({"isl": ""}, "isl"),
+        ({"osl": "0"}, "osl"),
+        ({"batch_or_concurrency": "-4"}, "batch_or_concurrency"),
+        ({"batch_or_concurrency": "nan"}, "batch_or_concurrency"),
+        ({"batch_or_concurrency": "", "request_rate_rps": ""}, "batch_or_concurrency"),
+        ({"request_rate_rps": "0", "batch_or_concurrency": ""}, "request_rate_rps"),
+        ({"weights_precision": "fp3"}, "weights_precision"),
+        ({"metric": "happiness"}, "metric"),
+    ],
+)
+def test_bad_cases_are_refused_by_column(changes: dict[str, str], param: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        resolve(case(CLOSED_8B, **changes))
+    assert refusal.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "vendor", "name"),
+    [
+        ("vLLM", "0.7.3", "NVIDIA", "vllm-v0"),
+        ("vLLM", "0.11.0", "NVIDIA", "vllm-v1"),
+        ("vllm", "nightly-5b8c30d", "NVIDIA", "vllm-v1-async"),
+        ("vLLM 0.9.0.2.dev108+g71", "", "AMD", "vllm-rocm"),
+        ("TensorRT 10.11", "", "NVIDIA", "trt-mlperf"),
+        ("TensorRT-LLM", "0.9.0", "NVIDIA", "trtllm-cpp-early"),
+        ("something new", "3", "NVIDIA", "unknown"),
+    ],
+)
+def test_engine_generations(engine: str, version: str, vendor: str, name: str) -> None:
+    assert generation(engine, version, vendor).name == name
