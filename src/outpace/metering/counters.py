@@ -35,6 +35,7 @@ from outpace.values.errors import Conflict, Overloaded
 _HEADER_ROW = NUM_SLOTS
 # A word holds less than 2^63; sums above half of that are refused like a spent budget.
 LARGEST_PUSD = 2**62
+_LARGEST_WORD = 2**63 - 1
 _NS_PER_S = 10**9
 
 
@@ -220,7 +221,7 @@ class Column:
             if cost_pusd < 0 or not 0 <= reserved_pusd <= self._words[at + 1]:
                 raise ValueError(f"cannot settle {reserved_pusd} pUSD at {cost_pusd}: never reserved")
             # The cost first: a kill in between counts both, never neither.
-            self._words[at] += cost_pusd
+            self._words[at] = min(self._words[at] + cost_pusd, _LARGEST_WORD)
             self._words[at + 1] -= reserved_pusd
         finally:
             if is_locked:

@@ -13,14 +13,17 @@ import msgspec
 from outpace.metering.countersfile import NUM_SLOTS
 from outpace.metering.journal import part_name
 from outpace.values import records
-from outpace.values.records import Progressed, Record, Reserved, Settled
+from outpace.values.records import Progressed, Record, Refused, Reserved, Settled
 from outpace.values.units import MIB
 
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,56})(?:\.([1-9][0-9]*))?\.jsonl")
 _READ_BYTES = 256 * 1024
 # No record is this long: what has no newline for so long is damage, and is skipped up to the next one.
 _LONGEST_LINE_BYTES = 4 * MIB
+# What the tables' columns hold.
 LARGEST_AMOUNT = 2**62
+_LARGEST_COUNT = 2**31 - 1
+_LONGEST_NAME = 256
 
 
 class JournalFile(NamedTuple):
@@ -102,7 +105,8 @@ def _parse(line: bytes, num_bytes: int, offset: int) -> Record | BadLine:
     if num_bytes > _LONGEST_LINE_BYTES:
         return BadLine(offset, num_bytes, "longer than any record")
     try:
-        record = records.decode(line)
+        # PostgreSQL's text holds no NUL.
+        record = records.decode(line.replace(rb"\u0000", rb"\ufffd"))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return BadLine(offset, num_bytes, str(error))
     problem = _impossible(record)
@@ -111,18 +115,29 @@ def _parse(line: bytes, num_bytes: int, offset: int) -> Record | BadLine:
 
 def _impossible(record: Record) -> str | None:
     """Why no worker of ours can have written this; such a record must not touch the books."""
-    amounts: tuple[int, ...]
-    match record:
-        case Reserved(slot=slot, reserved_pusd=reserved_pusd):
-            amounts = (slot, NUM_SLOTS - 1 - slot, reserved_pusd, LARGEST_AMOUNT - reserved_pusd)
-        case Progressed(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion):
-            amounts = (prompt, cached, completion, LARGEST_AMOUNT - prompt, LARGEST_AMOUNT - completion)
-        case Settled(usage=usage, cost_pusd=cost_pusd):
-            amounts = (
-                cost_pusd or 0,
-                LARGEST_AMOUNT - (cost_pusd or 0),
-                *(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            )
-        case _:
-            return None
-    return "an amount is negative or too large" if min(amounts) < 0 else None
+    amounts, counts, names = _fields(record)
+    if not all(0 <= amount <= LARGEST_AMOUNT for amount in amounts):
+        return "an amount is negative or too large"
+    if not all(0 <= count <= _LARGEST_COUNT for count in counts):
+        return "a count is negative or too large"
+    return "a name is too long" if any(len(name) > _LONGEST_NAME for name in names) else None
+
+
+def _fields(record: Record) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+    """Amounts, counts and names that tables hold and keys are made of."""
+    if isinstance(record, Progressed):
+        marks = (record.prompt_tokens, record.cached_tokens, record.completion_tokens)
+        return marks, (), (record.request_id,)
+    if isinstance(record, Reserved):
+        # A slot above the last one has no row in the counters.
+        slots = (record.slot, NUM_SLOTS - 1 - record.slot)
+        names = (record.request_id, record.key_id, record.deployment, record.model)
+        return (record.reserved_pusd,), slots, names
+    if isinstance(record, Settled):
+        used = record.usage
+        tokens = (used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.reasoning_tokens)
+        counts = (record.status, record.attempts, record.num_choices)
+        return (*tokens, record.cost_pusd or 0), counts, (record.request_id,)
+    if isinstance(record, Refused):
+        return (), (record.status, record.count), (record.key_id or "", record.code or "")
+    return (), (), ()
