@@ -13,6 +13,7 @@ from outpace.planner.model import Batch, batch, offset_name
 from outpace.planner.objective import Objective
 from outpace.planner.service import Loads, serve
 from outpace.planner.setups import Load, Setup, parse_metric
+from outpace.planner.traits import configuration_of
 
 # Shares of an instance's capacity that are tried; nobody plans for the last tenth, where queues explode.
 _SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9])
@@ -47,6 +48,10 @@ class _Grid:
     itl: Numbers
     in_flight: Numbers
 
+    def row(self, i: int) -> "_Grid":
+        """One variant's figures."""
+        return _Grid(self.capacity[i : i + 1], self.ttft[i], self.itl[i], self.in_flight[i])
+
 
 def operate(found: Sequence[Variant], objective: Objective, calibration: Calibration) -> list[Point]:
     """The best point of every variant that fits, in order; `meets` is False when even a trickle breaks a bound."""
@@ -54,7 +59,15 @@ def operate(found: Sequence[Variant], objective: Objective, calibration: Calibra
         return []
     setups = [variant.setup(objective.isl, objective.osl) for variant in found]
     grid = _grid(batch(setups), objective, calibration)
-    return [_point(i, found[i], setups[i], grid, objective, calibration) for i in range(len(found))]
+    # No trait depends on the KV format, so variants that differ only there share their corrections.
+    shared = {configuration_of(setup): setup for setup in setups}
+    corrections = {name: _corrections(setup, calibration) for name, setup in shared.items()}
+    return [
+        _point(
+            found[i], setups[i], grid.row(i), corrections[configuration_of(setups[i])], objective, calibration
+        )
+        for i in range(len(found))
+    ]
 
 
 def _grid(prepared: Batch, objective: Objective, calibration: Calibration) -> _Grid:
@@ -89,22 +102,27 @@ def _percentile(calibration: Calibration, quantity: str, percentile: int) -> flo
 
 
 def _point(
-    i: int, variant: Variant, setup: Setup, grid: _Grid, objective: Objective, calibration: Calibration
+    variant: Variant,
+    setup: Setup,
+    grid: _Grid,
+    corrections: tuple[float, float],
+    objective: Objective,
+    calibration: Calibration,
 ) -> Point:
-    speed, first = _corrections(setup, calibration)
-    ttft, itl = np.exp(grid.ttft[i] + first), np.exp(grid.itl[i] - speed)
+    speed, first = corrections
+    ttft, itl = np.exp(grid.ttft + first), np.exp(grid.itl - speed)
     allowed = np.ones(len(_SHARES), dtype=np.bool_)
     if objective.ttft_ms:
         allowed &= ttft <= objective.ttft_ms
     if objective.itl_ms:
         allowed &= itl <= objective.itl_ms
     chosen = int(np.flatnonzero(allowed)[-1]) if allowed.any() else 0
-    tokens = float(grid.capacity[i] * math.exp(speed))
+    tokens = float(grid.capacity[0] * math.exp(speed))
     spread = calibration.spread(setup)
     return Point(
         variant=variant,
         rate_per_s=tokens * float(_SHARES[chosen]) / objective.osl,
-        in_flight=float(grid.in_flight[i, chosen]),
+        in_flight=float(grid.in_flight[chosen]),
         ttft_ms=float(ttft[chosen]),
         itl_ms=float(itl[chosen]),
         tokens_per_s=tokens,
