@@ -3,29 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from outpace.catalogue.resolve import find_card, name_of_file
+from outpace.control.documents import LARGEST_BYTES, read_document
 from outpace.control.specs import parse_spec
 from outpace.values.deployment import DeploymentSpec
 from outpace.values.errors import InvalidInput
 from outpace.values.money import Price
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
-_LARGEST_FILE_BYTES = 1024 * 1024
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without the habit of letting the second of two equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise InvalidInput(str(key), f"is given twice, again in line {key_node.start_mark.line + 1}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def wanted_spec(word: str, changes: dict[str, object]) -> dict[str, Any]:
@@ -58,16 +43,18 @@ def _of_model(word: str) -> dict[str, Any]:
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            raw = file.read(_LARGEST_FILE_BYTES + 1)
+            # One byte beyond the limit is enough to be refused for it.
+            text = file.read(LARGEST_BYTES + 1).decode()
     except OSError as error:
         raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from None
-    if len(raw) > _LARGEST_FILE_BYTES:
-        raise InvalidInput(str(path), "is larger than 1 MiB, so it is no deployment file")
+    except UnicodeDecodeError:
+        raise InvalidInput(str(path), "is not UTF-8 text") from None
     try:
-        # The loader is a SafeLoader: it makes plain values only.
-        parsed = yaml.load(raw, Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(str(path), f"is not YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(parsed, dict) or not all(isinstance(key, str) for key in parsed):
-        raise InvalidInput(str(path), "holds no mapping of names to values, such as `model: NAME`")
-    return parsed
+        document = read_document(text)
+    except InvalidInput as refused:
+        raise InvalidInput(str(path), str(refused)) from None
+    model = document.get("model")
+    if isinstance(model, str) and model.lower().endswith(".gguf"):
+        # Control runs in another folder: a path is meant from where the file lies.
+        document["model"] = str(path.absolute().parent / Path(model).expanduser())
+    return document
