@@ -12,14 +12,13 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from outpace.control import schema
+from outpace.metering import tables
 from outpace.values.errors import Conflict, InvalidInput, Overloaded
 
 # Every revision in order; the last is the schema of this version.
 REVISIONS = ("0001",)
 # How long a statement waits for another process's lock before it fails.
 LOCK_WAIT_S = 3.0
-# Execution option of transactions that only read: they take no lock.
-READS_ONLY = "outpace_reads_only"
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 _VERSIONS = sa.Table(
     "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
@@ -37,7 +36,7 @@ class DatabaseBusy(Overloaded):
 
 def metadatas() -> list[sa.MetaData]:
     """Every table of the platform: control's own and the ledger's."""
-    return [schema.metadata]
+    return [schema.metadata, tables.metadata]
 
 
 def open_database(url: str | None, sqlite_path: Path) -> sa.Engine:
@@ -93,8 +92,8 @@ def migrate(connection: sa.Connection) -> None:
 
 def _create(connection: sa.Connection) -> None:
     """A fresh database gets the last schema at once; a test holds it equal to what the migrations make."""
-    for tables in metadatas():
-        tables.create_all(connection)
+    for metadata in metadatas():
+        metadata.create_all(connection)
     _VERSIONS.create(connection)
     connection.execute(_VERSIONS.insert().values(version_num=REVISIONS[-1]))
 
@@ -152,5 +151,5 @@ def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later would fail at once when another writes in between.
-    is_read = connection.get_execution_options().get(READS_ONLY, False)
+    is_read = connection.get_execution_options().get(tables.READS_ONLY, False)
     connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")

@@ -1,6 +1,6 @@
 """What control is given by compose: settings of its own, and the rooms that it must not know."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -68,10 +68,11 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Credentials
     pool: Pool
     # The platform's own processes, for the status page.
-    programs: Callable[[], "ProgramList"]
+    programs: Callable[[], Awaitable["ProgramList"]]
     # An engine adapter by name. Raises InvalidInput.
     engine: Callable[[str], Engine]
-    # Looks a spec's model up, without network. Raises InvalidInput, ModelNotFound, WeightsInvalid.
+    # Looks the model of a spec up, without network; never called for external ones.
+    # Raises InvalidInput, ModelNotFound, WeightsInvalid.
     resolve: Callable[[DeploymentSpec], Resolved]
     # Brings the weights. Raises OutpaceError.
     pull: Callable[[DeploymentSpec, Progress], None]

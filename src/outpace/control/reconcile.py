@@ -1,7 +1,7 @@
 """The reconcile loop: take in what happened, decide, act, publish."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -28,15 +28,14 @@ _FIRST_LOOK_UP_S = 3.0
 class Reconciler:
     """What is wanted, what runs, and the loop between them; everything happens on one event loop."""
 
-    def __init__(self, parts: ControlParts) -> None:
+    def __init__(self, parts: ControlParts, count_failure: Callable[[str], None]) -> None:
         self._parts = parts
         self._wake = asyncio.Event()
         self._publisher = Publisher(parts.home, parts.clock)
         self.served: dict[str, Served] = {}
         self.replicas = Replicas(parts, self, self._wake.set)
         self.keys: Sequence[Key] = ()
-        # Lives that ended unasked, by deployment.
-        self.num_failures: dict[str, int] = {}
+        self._count_failure = count_failure
         self._listed_s = float("-inf")
         self._started_s = parts.clock.monotonic_s()
 
@@ -48,7 +47,7 @@ class Reconciler:
         if name in self.served:
             self.served[name].want(wanted)
         else:
-            self.served[name] = Served(wanted, self._parts)
+            self.served[name] = Served(wanted, self._parts, self._wake.set)
         self._wake.set()
 
     def unwant(self, name: str) -> None:
@@ -71,7 +70,7 @@ class Reconciler:
 
     def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
         """A replica ended unasked, hung, or did not come up."""
-        self.num_failures[life.deployment] = self.num_failures.get(life.deployment, 0) + 1
+        self._count_failure(life.deployment)
         served = self._served_by(life)
         if served is not None:
             served.start_failed(reason, lived_s)

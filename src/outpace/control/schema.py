@@ -1,6 +1,6 @@
 """The tables of control: what is wanted, and who may ask. Replicas are not here: the pool knows them."""
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -11,7 +11,7 @@ deployments = Table(
     # The DeploymentSpec as JSON.
     Column("spec", Text, nullable=False),
     Column("desired", Integer, nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("created_at", Double, nullable=False),
 )
 
 keys = Table(
@@ -28,7 +28,7 @@ keys = Table(
     Column("rpm", BigInteger),
     Column("tpm", BigInteger),
     Column("budget_pusd", BigInteger),
-    Column("created_at", Float, nullable=False),
-    Column("expires_at", Float),
-    Column("revoked_at", Float),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
 )

@@ -1,10 +1,12 @@
 """One deployment at run time: what is wanted, what is known of its model, and what went wrong lately."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from outpace.control.assembly import ALL_TASKS
 from outpace.control.decide import Standing
 from outpace.control.parts import ControlParts, Resolved
 from outpace.control.specs import digest
@@ -29,7 +31,7 @@ _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_ope
 class Served:
     """Run-time state of a wanted deployment; its methods run on control's loop."""
 
-    def __init__(self, wanted: Wanted, parts: ControlParts) -> None:
+    def __init__(self, wanted: Wanted, parts: ControlParts, changed: Callable[[], None]) -> None:
         self._parts = parts
         self.wanted = wanted
         self.digest = digest(wanted.spec)
@@ -41,6 +43,8 @@ class Served:
         self._pulled: tuple[int, int | None] | None = None
         self._resolve_failures = NO_FAILURES
         self._resolving: asyncio.Task[None] | None = None
+        self._changed = changed
+        self._take_over_external()
 
     def want(self, wanted: Wanted) -> None:
         """Take over a changed wish; asking again closes an open breaker."""
@@ -53,6 +57,7 @@ class Served:
             self.digest = fresh
             self.resolved = None
             self.close()
+            self._take_over_external()
 
     def close(self) -> None:
         """Give up looking the model up; a pull under way goes on in its thread and ends by itself."""
@@ -69,6 +74,19 @@ class Served:
         """What is known of the model; only for deployments whose standing says that they may start."""
         assert self.resolved is not None, "a deployment starts only when its model is known"
         return self.resolved
+
+    def _take_over_external(self) -> None:
+        """An external API is known by its spec alone."""
+        external = self.wanted.spec.external
+        if external is not None:
+            self.resolved = Resolved(
+                engine="external",
+                model=external.model,
+                engine_model=external.model,
+                owned_by="external",
+                precision="none",
+                tasks=ALL_TASKS,
+            )
 
     @property
     def is_looked_up(self) -> bool:
@@ -140,6 +158,7 @@ class Served:
             self._pulled = None
             if self._resolving is asyncio.current_task():
                 self._resolving = None
+            self._changed()
 
     def _unresolved(self, reason: str) -> None:
         now_s = self._parts.clock.monotonic_s()

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from outpace.control.database import READS_ONLY, translated
+from outpace.control.database import translated
 from outpace.control.keys import Grant, Key, fingerprint, new_id, shown
 from outpace.control.schema import deployments, keys
+from outpace.metering.tables import READS_ONLY
 from outpace.values.deployment import DeploymentSpec
 from outpace.values.errors import Conflict, NotFound
 

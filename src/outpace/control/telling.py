@@ -1,0 +1,111 @@
+"""What control knows as JSON for the admin door. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from outpace.control.reconcile import Reconciler
+from outpace.control.served import Served
+from outpace.control.specs import notes_on, price_document, spec_document
+from outpace.fleet.replicas import Life
+from outpace.metering.booking import Receipt
+from outpace.metering.reports import UsageLine
+from outpace.values.money import format_usd
+from outpace.values.snapshot import DeploymentEntry
+
+
+def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any]:
+    """A wanted deployment and its replicas."""
+    spec, entry = served.wanted.spec, reconciler.entry(served)
+    return {
+        "name": spec.name,
+        "model": entry.model,
+        "engine": entry.engine,
+        "state": entry.state,
+        "reason": reconciler.problem(served),
+        "precision": served.resolved.precision if served.resolved else spec.precision,
+        "price": price_document(spec.price),
+        "context_tokens": entry.context_tokens,
+        "tasks": list(entry.tasks),
+        "spec": spec_document(spec),
+        "notes": notes_on(spec),
+        "replicas": _external(entry) if served.is_external else _replicas(reconciler, spec.name),
+        "desired": 1 if served.is_external else served.wanted.desired,
+        "created_at": served.wanted.created_at,
+    }
+
+
+def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:
+    """A deployment that is not wanted any more and whose last requests are ending."""
+    lives = reconciler.replicas.of(name)
+    facts = reconciler.replicas.facts(lives[0].digest) if lives else None
+    return {
+        "name": name,
+        "model": facts.model if facts else name,
+        "engine": facts.engine if facts else None,
+        "state": "stopped",
+        "reason": "its last requests are ending",
+        "precision": None,
+        "price": price_document(facts.price) if facts else None,
+        "context_tokens": facts.context_tokens if facts else None,
+        "tasks": list(facts.tasks) if facts else [],
+        "spec": None,
+        "notes": [],
+        "replicas": _replicas(reconciler, name),
+        "desired": 0,
+        "created_at": facts.created if facts else None,
+    }
+
+
+def usage_document(line: UsageLine, key_name: str | None) -> dict[str, Any]:
+    """One line of usage; every unit once by name, and all of them in `units`."""
+    named = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens")
+    return {
+        "key_id": line.key_id,
+        "key_name": key_name,
+        "model": line.model,
+        **{unit: line.units.get(unit, 0) for unit in named},
+        "units": line.units,
+        "unpriced_requests": line.unpriced_requests,
+        "cost_usd": format_usd(line.cost_pusd),
+    }
+
+
+def receipt_document(receipt: Receipt) -> dict[str, Any]:
+    """A receipt with its fields by name, and money in USD beside the exact integers."""
+    fields: dict[str, Any] = msgspec.to_builtins(receipt)
+    fields["at_s"] = receipt.reserved_at_s or receipt.settled_at_s
+    fields["reserved_usd"] = format_usd(receipt.reserved_pusd)
+    fields["cost_usd"] = None if receipt.cost_pusd is None else format_usd(receipt.cost_pusd)
+    return fields
+
+
+def _replicas(reconciler: Reconciler, name: str) -> list[dict[str, Any]]:
+    return [_replica(life) for life in reconciler.replicas.of(name)]
+
+
+def _replica(life: Life) -> dict[str, Any]:
+    return {
+        "id": life.id,
+        "state": life.state,
+        "pid": life.pid if life.is_running else None,
+        "reason": life.reason,
+        "load_s": None if life.load_s is None else round(life.load_s, 3),
+        "restarts": life.restarts,
+        "started_at": life.started_at,
+    }
+
+
+def _external(entry: DeploymentEntry) -> list[dict[str, Any]]:
+    """The API itself, told like a replica."""
+    return [
+        {
+            "id": f"{entry.name}@1",
+            "state": "ready" if entry.state == "ready" else "failed",
+            "pid": None,
+            "reason": entry.reason,
+            "load_s": None,
+            "restarts": 0,
+            "started_at": entry.created,
+        }
+    ]
