@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from outpace.engines.protocol import Engine, Reader
 from outpace.values.clock import SystemClock, sleep_blocking
@@ -31,7 +32,11 @@ class UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        try:
+            self.sock.connect(self._path)
+        except OSError:
+            self.sock.close()
+            raise
 
 
 @dataclass
@@ -73,14 +78,22 @@ class RunningReplica:
     def connection(self, timeout_s: float = 60.0) -> http.client.HTTPConnection:
         if self.address.startswith("unix:"):
             return UnixConnection(self.address.removeprefix("unix:"), timeout_s)
-        return http.client.HTTPConnection(
-            self.address.removeprefix("http://").partition("/")[0], timeout=timeout_s
-        )
+        return http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=timeout_s)
 
     def get(self, path: str) -> tuple[int, bytes]:
+        return self._get(self._base + path)
+
+    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        return self._exchanged("POST", self._base + path, body)
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        return self._exchanged("GET", path, None)
+
+    def _exchanged(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         connection = self.connection()
+        headers = {**self._headers(), "content-type": "application/json"}
         try:
-            connection.request("GET", path, headers=self._headers())
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -93,7 +106,7 @@ class RunningReplica:
         call = self.engine.call(request, self.deployment, "req-test")
         connection = self.connection()
         headers = {**self._headers(), "content-type": "application/json"}
-        connection.request("POST", call.path, call.body, headers)
+        connection.request("POST", self._base + call.path, call.body, headers)
         response = connection.getresponse()
         call.reader.started(response.status, {})
         return connection, response, call.reader
@@ -108,12 +121,19 @@ class RunningReplica:
                 exchange.sent += reader.feed(piece)
             exchange.sent += reader.finished()
         finally:
+            response.close()
             connection.close()
         return exchange
 
     def running(self) -> int:
-        assert self.engine.load_path
+        """Requests that the engine works on; an upstream without a figure of its own is asked as an echo."""
+        if self.engine.load_path is None:
+            return int(json.loads(self._get("/stats")[1])["running"])
         return self.engine.load(self.get(self.engine.load_path)[1]).running
+
+    @property
+    def _base(self) -> str:
+        return "" if self.address.startswith("unix:") else urlsplit(self.address).path
 
     def _headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
