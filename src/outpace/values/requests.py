@@ -152,7 +152,7 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 
 # -- tools and formats ------------------------------------------------------------------------
 
-FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}\Z")]
 
 
 class FunctionSpec(_Strict):
@@ -221,7 +221,7 @@ class JsonObjectFormat(_Strict, tag_field="type", tag="json_object"):
 class JsonSchema(_Strict):
     """A named JSON schema."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     schema: dict[str, Any] | None = None
     description: Annotated[str, Meta(max_length=65_536)] | None = None
     strict: bool | None = None

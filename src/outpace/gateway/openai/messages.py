@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 
 from outpace.values.errors import InvalidInput
-from outpace.values.requests import AssistantMessage, Message, ToolMessage, UserMessage
+from outpace.values.requests import AssistantMessage, Message, ToolMessage
 
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raise InvalidInput for the first message that makes no sense where it stands."""
     called: set[str] = set()
     for index, message in enumerate(messages):
-        if isinstance(message, UserMessage):
-            if isinstance(message.content, list) and not message.content:
-                raise InvalidInput(f"messages[{index}].content", "must have at least one part")
-        elif isinstance(message, AssistantMessage):
+        if message.content == []:
+            raise InvalidInput(f"messages[{index}].content", "must have at least one part")
+        if isinstance(message, AssistantMessage):
             _check_assistant(message, index)
-            called.update(call.id for call in message.tool_calls or ())
+            if message.tool_calls:
+                called.update(call.id for call in message.tool_calls)
         elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
             raise InvalidInput(
                 f"messages[{index}].tool_call_id",

@@ -1,14 +1,15 @@
 """From the wire to values: strict decoding, then what one field cannot know of another. All refusals name a field."""
 
-import re
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from outpace.gateway.openai.freeform import check_freeform
 from outpace.gateway.openai.messages import check_messages
 from outpace.gateway.openai.prompts import check_prompt
 from outpace.gateway.openai.schemas import check_schema
 from outpace.gateway.openai.tools import check_tools
+from outpace.gateway.openai.wording import not_json, wrong_value
 from outpace.values.errors import InvalidInput
 from outpace.values.requests import (
     ChatRequest,
@@ -16,22 +17,23 @@ from outpace.values.requests import (
     EmbeddingRequest,
     EngineBound,
     JsonSchemaFormat,
-    num_choices,
+    num_prompts,
 )
 
 MAX_CHOICES = 128
 _MAX_INPUTS = 2_048
+# Of a token id: none is above 2^31.
+_MOST_DIGITS = 10
 _T = TypeVar("_T")
 _CHAT = msgspec.json.Decoder(ChatRequest)
 _COMPLETION = msgspec.json.Decoder(CompletionRequest)
 _EMBEDDING = msgspec.json.Decoder(EmbeddingRequest)
-_PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`$", re.DOTALL)
-_LONGEST_WORD = 200
 
 
 def parse_chat(raw: bytes) -> ChatRequest:
     """The request in a chat body. Raises InvalidInput naming the field."""
-    request = _decode(_CHAT, raw)
+    request = _decode(_CHAT, ChatRequest, raw)
+    check_freeform(request, raw)
     check_messages(request.messages)
     _check_stream(request)
     if request.top_logprobs and not request.logprobs:
@@ -46,14 +48,19 @@ def parse_chat(raw: bytes) -> ChatRequest:
 
 def parse_completion(raw: bytes) -> CompletionRequest:
     """The request in a completion body. Raises InvalidInput naming the field."""
-    request = _decode(_COMPLETION, raw)
+    request = _decode(_COMPLETION, CompletionRequest, raw)
     check_prompt(request.prompt, "prompt", _MAX_INPUTS)
     _check_stream(request)
     n = request.n or 1
     if request.best_of is not None and request.best_of < n:
         raise InvalidInput("best_of", f"must be at least n ({n})")
-    if max(num_choices(request), request.best_of or 0) > MAX_CHOICES:
-        raise InvalidInput("n", f"prompts times n may be at most {MAX_CHOICES}")
+    num_generated = num_prompts(request.prompt) * max(n, request.best_of or 0)
+    if num_generated > MAX_CHOICES:
+        raise InvalidInput(
+            "n", f"prompts times n (or best_of) may be at most {MAX_CHOICES}, not {num_generated}"
+        )
+    if request.stream and (request.best_of or 0) > n:
+        raise InvalidInput("best_of", "above n cannot be streamed; leave out `stream`")
     if request.max_tokens == 0 and not request.echo:
         raise InvalidInput("max_tokens", "0 needs `echo: true`; without it nothing would be answered")
     return request
@@ -61,39 +68,21 @@ def parse_completion(raw: bytes) -> CompletionRequest:
 
 def parse_embedding(raw: bytes) -> EmbeddingRequest:
     """The request in an embedding body. Raises InvalidInput naming the field."""
-    request = _decode(_EMBEDDING, raw)
+    request = _decode(_EMBEDDING, EmbeddingRequest, raw)
     check_prompt(request.input, "input", _MAX_INPUTS)
     return request
 
 
-def _decode(decoder: "msgspec.json.Decoder[_T]", raw: bytes) -> _T:
+def _decode(decoder: "msgspec.json.Decoder[_T]", kind: type[_T], raw: bytes) -> _T:
+    """A name that stands twice in an object counts where it stands last; engines see only what was checked."""
     try:
         return decoder.decode(raw)
     except RecursionError:
-        raise InvalidInput(None, "The body is nested too deeply.") from None
+        raise InvalidInput(None, "The body is nested too deeply; flatten it.") from None
     except msgspec.ValidationError as error:
-        _refuse(str(error))
+        raise wrong_value(str(error), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(None, f"The body is not JSON: {error}") from None
-
-
-def _refuse(problem: str) -> NoReturn:
-    place = _PLACE.search(problem)
-    problem = _PLACE.sub("", problem)[:_LONGEST_WORD]
-    unknown = re.match(r"Object contains unknown field `(.*)`", problem, re.DOTALL)
-    missing = re.match(r"Object missing required field `(.*)`", problem)
-    where = place.group(1)[:_LONGEST_WORD] if place else ""
-    if unknown:
-        raise InvalidInput(
-            _joined(where, unknown.group(1)), "is not a field that is known here; leave it out"
-        )
-    if missing:
-        raise InvalidInput(_joined(where, missing.group(1)), "is required")
-    raise InvalidInput(where or None, problem[:1].lower() + problem[1:] if where else problem)
-
-
-def _joined(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+        raise not_json(str(error), raw) from None
 
 
 def _check_stream(request: EngineBound) -> None:
@@ -103,5 +92,5 @@ def _check_stream(request: EngineBound) -> None:
         raise InvalidInput("stream_options", "needs `stream: true`")
     if request.logit_bias:
         for key in request.logit_bias:
-            if not key.isascii() or not key.isdigit():
+            if not key.isascii() or not key.isdigit() or len(key) > _MOST_DIGITS:
                 raise InvalidInput("logit_bias", 'keys are token ids, such as "1234"')

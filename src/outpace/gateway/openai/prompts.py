@@ -1,7 +1,10 @@
 """The four prompt forms of completions and embeddings: a string, strings, token ids, lists of token ids."""
 
+from collections.abc import Iterable
+from itertools import chain
+
 from outpace.values.errors import InvalidInput
-from outpace.values.requests import CompletionRequest, EmbeddingRequest
+from outpace.values.requests import CompletionRequest, EmbeddingRequest, EngineBound
 
 _MAX_TOKEN_ID = 2**31 - 1
 _MAX_TOKENS = 2_000_000
@@ -27,26 +30,45 @@ def check_prompt(prompt: object, name: str, most: int) -> None:
         return
     for index, item in enumerate(prompt):
         if not isinstance(item, list) or not item:
-            raise InvalidInput(f"{name}[{index}]", "must be a list of token ids that is not empty")
+            raise InvalidInput(
+                f"{name}[{index}]", "must be a string or a list of token ids that is not empty"
+            )
         _check_ids(item, f"{name}[{index}]")
 
 
-def check_vocabulary(request: CompletionRequest | EmbeddingRequest, vocabulary: int | None) -> None:
+def check_vocabulary(request: EngineBound, vocabulary: int | None) -> None:
     """Raise InvalidInput for a token id that the model does not have; `vocabulary` None is not checked."""
-    name = "prompt" if isinstance(request, CompletionRequest) else "input"
-    prompt = request.prompt if isinstance(request, CompletionRequest) else request.input
-    if vocabulary is None or not isinstance(prompt, list) or isinstance(prompt[0], str):
+    if vocabulary is None:
         return
-    lists = prompt if isinstance(prompt[0], list) else [prompt]
-    worst = max(max(ids) for ids in lists)
+    if isinstance(request, EmbeddingRequest):
+        _require_within(_ids(request.input), vocabulary, "input")
+        return
+    if isinstance(request, CompletionRequest):
+        _require_within(_ids(request.prompt), vocabulary, "prompt")
+    if request.logit_bias:
+        _require_within(map(int, request.logit_bias), vocabulary, "logit_bias")
+    if request.stop_token_ids:
+        _require_within(request.stop_token_ids, vocabulary, "stop_token_ids")
+
+
+def _ids(prompt: object) -> Iterable[int]:
+    if not isinstance(prompt, list) or isinstance(prompt[0], str):
+        return ()
+    return chain.from_iterable(prompt) if isinstance(prompt[0], list) else prompt
+
+
+def _require_within(ids: Iterable[int], vocabulary: int, name: str) -> None:
+    worst = max(ids, default=0)
     if worst >= vocabulary:
         raise InvalidInput(name, f"token id {worst} is outside the model's vocabulary of {vocabulary}")
 
 
 def _check_strings(items: list[object], name: str) -> None:
     for index, item in enumerate(items):
-        if not isinstance(item, str) or (not item and name == "input"):
-            raise InvalidInput(f"{name}[{index}]", "must be a string that is not empty")
+        if not isinstance(item, str):
+            raise InvalidInput(f"{name}[{index}]", "must be a string, as the first item is one")
+        if not item and name == "input":
+            raise InvalidInput(f"{name}[{index}]", "must not be empty")
 
 
 def _check_ids(ids: list[object], name: str) -> None:

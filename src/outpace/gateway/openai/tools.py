@@ -1,5 +1,6 @@
 """Tools and tool choices that fit together; the old `functions` form becomes tools."""
 
+import re
 from collections.abc import Sequence
 
 from outpace.gateway.openai.schemas import check_schema
@@ -14,6 +15,8 @@ from outpace.values.requests import (
     FunctionTool,
     NamedFunction,
 )
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
 def check_tools(request: ChatRequest) -> None:
@@ -32,27 +35,34 @@ def check_tools(request: ChatRequest) -> None:
         _require_known(request.tool_choice.custom.name, names)
     elif isinstance(request.tool_choice, AllowedToolsChoice):
         for allowed in request.tool_choice.allowed_tools.tools:
-            function = allowed.get("function") or allowed.get("custom")
-            _require_known(function.get("name") if isinstance(function, dict) else None, names)
+            named = allowed.get("function") or allowed.get("custom") or allowed
+            _require_known(named.get("name") if isinstance(named, dict) else None, names)
 
 
-def _names(tools: Sequence[FunctionTool | CustomTool]) -> set[object]:
-    names: set[object] = set()
+def _names(tools: Sequence[FunctionTool | CustomTool]) -> set[str]:
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         if isinstance(tool, FunctionTool):
-            name: object = tool.function.name
+            name = tool.function.name
             check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
         else:
-            name = tool.custom.get("name")
+            name = _custom_name(tool, index)
         if name in names:
             raise InvalidInput(f"tools[{index}]", f"the name {name!r} is used twice")
         names.add(name)
     return names
 
 
-def _require_known(name: object, names: set[object]) -> None:
+def _custom_name(tool: CustomTool, index: int) -> str:
+    name = tool.custom.get("name")
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidInput(f"tools[{index}].custom.name", "must be 1 to 64 letters, digits, `_`, `-` or `.`")
+    return name
+
+
+def _require_known(name: object, names: set[str]) -> None:
     if name not in names:
-        raise InvalidInput("tool_choice", f"names {name!r}, which is not among the tools")
+        raise InvalidInput("tool_choice", f"names {str(name)[:64]!r}, which is not among the tools")
 
 
 def _modernise(request: ChatRequest) -> None:
