@@ -1,6 +1,7 @@
 """Start a real supervisor in a process of its own, and wait for things with a deadline."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -82,3 +83,8 @@ def is_running(pid: int) -> bool:
 def pids_in(path: Path) -> list[int]:
     """The numbers that children appended to a file, one per line."""
     return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def environment() -> dict[str, str]:
+    """This process's environment."""
+    return dict(os.environ)

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from outpace.fleet.replicas import Life
 from outpace.values.money import PUSD_PER_USD
@@ -19,6 +27,8 @@ class Metrics:
     """One registry; counters begin at zero with each life of control, as Prometheus expects."""
 
     def __init__(self) -> None:
+        # A second series per series, for OpenMetrics only, which is not what is served here.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not type it
         self.registry = CollectorRegistry()
         self._define_counters()
         self._define_gauges()

@@ -95,6 +95,8 @@ async def run_supervisor(
     home.make()
     with claim(home):
         reap_predecessor(home)
+        # It names replicas that are gone; control writes another.
+        home.snapshot.unlink(missing_ok=True)
         for port in ports:
             require_free(port.host, port.port, port.setting)
         supervisor = Supervisor(home, programs, base_env, replica_grace_s, clock or SystemClock())

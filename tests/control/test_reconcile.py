@@ -1,0 +1,236 @@
+"""The reconcile loop with real processes: start, adopt, replace, break, hang, drain."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import aiohttp
+import pytest
+from tests.control.rig import Rig, parts_in, resolve_echo, rig_in, wanted
+from tests.fleet.launching import SLEEPER, is_running
+
+from outpace.control.parts import Progress, Resolved
+from outpace.fleet.probe import Probe
+from outpace.values.deployment import DeploymentSpec, External, Launch
+from outpace.values.errors import SourceUnreachable
+from outpace.values.home import Home
+from outpace.values.money import FREE
+
+
+def _entry_state(rig: Rig, name: str = "chat") -> str | None:
+    entry = rig.snapshot().deployments.get(name)
+    return entry.state if entry else None
+
+
+async def _complete(rig: Rig, replica_id: str, num_tokens: int, timeout_s: float = 30.0) -> int:
+    life = rig.lives[replica_id]
+    connector = aiohttp.UnixConnector(life.address.removeprefix("unix:"))
+    headers = {"Authorization": f"Bearer {life.token}"}
+    body = {"model": "chat", "prompt": "word", "max_tokens": num_tokens}
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session,
+        session.post("http://replica/v1/completions", json=body) as response,
+    ):
+        await response.read()
+        return response.status
+
+
+async def _is_working(rig: Rig, replica_id: str) -> None:
+    """Return when the replica says that something runs."""
+    life, echo = rig.lives[replica_id], rig.parts.engine("echo")
+    async with Probe(life.address, life.token) as probe, asyncio.timeout(10):
+        while not (load := await probe.load(echo, 1.0)) or not load.running:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_wanted_deployment_is_started_shown_and_ended(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(replicas=2, price=FREE))
+        await rig.until_shown("chat@1", "chat@2")
+        entry = rig.snapshot().deployments["chat"]
+        assert (entry.state, entry.context_tokens, entry.price) == ("ready", 512, FREE)
+        assert await _complete(rig, "chat@1", 3) == 200
+        pids = [life.pid for life in rig.lives.values()]
+        rig.reconciler.unwant("chat")
+        await rig.until(lambda: not rig.lives)
+        assert "chat" not in rig.snapshot().deployments
+    assert not any(is_running(pid or 0) for pid in pids)
+
+
+async def test_scaling_keeps_the_oldest_and_changes_nothing_else(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(replicas=1))
+        await rig.until_shown("chat@1")
+        first = rig.lives["chat@1"].pid
+        rig.reconciler.want(wanted(replicas=3))
+        await rig.until_shown("chat@1", "chat@2", "chat@3")
+        rig.reconciler.want(wanted(replicas=1))
+        await rig.until(lambda: list(rig.lives) == ["chat@1"])
+        assert rig.shown() == ["chat@1"]
+        assert rig.lives["chat@1"].pid == first
+
+
+async def test_the_next_control_adopts_what_runs_without_a_gap(home: Home) -> None:
+    async with rig_in(home) as rig:
+        async with rig:
+            rig.reconciler.want(wanted(replicas=2))
+            await rig.until_shown("chat@1", "chat@2")
+            before = {life.id: life.pid for life in rig.lives.values()}
+            version = rig.snapshot().version
+        again = Rig(home, parts_in(home))
+        again.reconciler.want(wanted(replicas=2))
+        async with again:
+            shown: list[list[str]] = []
+            await again.until(lambda: shown.append(again.shown()) or again.snapshot().version > version)  # type: ignore[func-returns-value]
+            assert {life.id: life.pid for life in again.lives.values()} == before
+            assert set(map(tuple, shown)) == {("chat@1", "chat@2")}
+            assert again.failures == []
+
+
+async def test_the_next_control_stops_what_nobody_wants(home: Home) -> None:
+    async with rig_in(home) as rig:
+        async with rig:
+            rig.reconciler.want(wanted("old"))
+            await rig.until_shown("old@1", name="old")
+        stranger = await rig.parts.pool.start("stranger", Launch(argv=SLEEPER, address="", token=""))
+        async with Rig(home, parts_in(home)) as again:
+            await again.until(lambda: not again.lives)
+            await again.until(lambda: not is_running(stranger.pid))
+
+
+async def test_a_killed_replica_leaves_the_snapshot_and_comes_back(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        pid, token = rig.lives["chat@1"].pid, rig.lives["chat@1"].token
+        os.kill(pid or 0, signal.SIGKILL)
+        await rig.until(lambda: rig.lives["chat@1"].restarts == 1 and rig.shown() == ["chat@1"])
+        assert rig.lives["chat@1"].pid != pid
+        assert rig.lives["chat@1"].token != token
+        assert rig.failures == ["chat"]
+
+
+async def test_a_crash_loop_opens_the_breaker_and_asking_again_closes_it(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted("bad", engine_settings={"crash_on_start": True}))
+        rig.reconciler.want(wanted("good"))
+        await rig.until(lambda: _entry_state(rig, "bad") == "failed")
+        assert rig.failures.count("bad") == 3
+        assert "3 starts in a row failed" in (rig.snapshot().deployments["bad"].reason or "")
+        await rig.until_shown("good@1", name="good")
+        rig.reconciler.want(wanted("bad", engine_settings={"crash_on_start": True}))
+        await rig.until(lambda: rig.failures.count("bad") == 6)
+
+
+async def test_a_hung_replica_is_ejected_killed_and_replaced(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        pid = rig.lives["chat@1"].pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        await rig.until(lambda: rig.shown() == [])
+        await rig.until(lambda: rig.lives["chat@1"].restarts == 1 and rig.shown() == ["chat@1"])
+        assert not is_running(pid)
+        assert rig.failures == ["chat"]
+
+
+async def test_a_busy_replica_is_not_taken_for_a_hung_one(home: Home) -> None:
+    settings: dict[str, str | int | float | bool] = {"parallel": 1, "token_interval_ms": 50.0}
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(engine_settings=settings))
+        await rig.until_shown("chat@1")
+        # 40 tokens take two seconds; every probe meanwhile waits behind them, four times its idle limit.
+        assert await _complete(rig, "chat@1", 40) == 200
+        assert rig.failures == []
+        assert rig.shown() == ["chat@1"]
+
+
+async def test_draining_waits_for_the_running_request(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(engine_settings={"token_interval_ms": 50.0}))
+        await rig.until_shown("chat@1")
+        running = asyncio.create_task(_complete(rig, "chat@1", 30))
+        await _is_working(rig, "chat@1")
+        rig.reconciler.unwant("chat")
+        await rig.until(lambda: rig.lives["chat@1"].state == "draining")
+        assert rig.shown() == []
+        assert await running == 200
+        await rig.until(lambda: not rig.lives)
+
+
+async def test_a_changed_spec_is_replaced_without_a_moment_of_nothing(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        rig.reconciler.want(wanted(engine_settings={"tokens": 3, "slow_start_ms": 300.0}))
+        seen: set[tuple[str, ...]] = set()
+
+        def is_replaced() -> bool:
+            seen.add(tuple(rig.shown()))
+            return list(rig.lives) == ["chat@2"]
+
+        await rig.until(is_replaced)
+        assert seen <= {("chat@1",), ("chat@2",)}
+        assert rig.snapshot().deployments["chat"].engine_settings == {"tokens": 3, "slow_start_ms": 300.0}
+
+
+async def test_a_new_price_changes_the_snapshot_and_restarts_nothing(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        pid = rig.lives["chat@1"].pid
+        rig.reconciler.want(wanted(price=FREE))
+        await rig.until(lambda: rig.snapshot().deployments["chat"].price == FREE)
+        assert (rig.lives["chat@1"].pid, rig.failures) == (pid, [])
+
+
+async def test_a_model_that_is_not_there_fails_by_name_and_hurts_nobody(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        absent = wanted("missing")
+        spec = DeploymentSpec(name="missing", model="absent")
+        rig.reconciler.want(type(absent)(spec=spec, desired=1, created_at=1.0))
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        await rig.until(lambda: _entry_state(rig, "missing") == "failed")
+        assert rig.snapshot().deployments["missing"].reason == "no model 'absent'"
+
+
+async def test_a_pull_shows_its_progress_and_a_failed_one_its_reason(home: Home) -> None:
+    go_on = threading.Event()
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        resolved = resolve_echo(spec)
+        return Resolved(
+            **{name: getattr(resolved, name) for name in Resolved.__struct_fields__} | {"needs_pull": True}
+        )
+
+    def pull(spec: DeploymentSpec, progress: Progress) -> None:
+        progress(25_000_000, 100_000_000)
+        go_on.wait(10)
+        raise SourceUnreachable("the source is out of reach; try again later")
+
+    async with rig_in(home, resolve=resolve, pull=pull) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until(lambda: _entry_state(rig) == "starting")
+        await rig.until(lambda: "25 % of 100 MB" in (rig.snapshot().deployments["chat"].reason or ""))
+        go_on.set()
+        await rig.until(lambda: _entry_state(rig) == "failed")
+        assert rig.snapshot().deployments["chat"].reason == "the source is out of reach; try again later"
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+async def test_an_external_deployment_needs_its_key_and_no_process(home: Home, is_set: bool) -> None:
+    external = External(base_url="http://127.0.0.1:9/v1/", model="m", api_key_env="SOME_KEY")
+    spec = DeploymentSpec(name="mock", engine="external", external=external)
+    secrets = {"SOME_KEY": "x"} if is_set else {}
+    async with rig_in(home, secret=secrets.get) as rig, rig:
+        rig.reconciler.want(type(wanted())(spec=spec, desired=1, created_at=1.0))
+        await rig.until(lambda: _entry_state(rig, "mock") == ("ready" if is_set else "failed"))
+        entry = rig.snapshot().deployments["mock"]
+        assert [replica.address for replica in entry.replicas] == (
+            ["http://127.0.0.1:9/v1"] if is_set else []
+        )
+        assert is_set or "SOME_KEY is not set" in (entry.reason or "")
+        assert rig.lives == {}
