@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from prometheus_client.metrics import MetricWrapperBase
 
 from outpace.cli.app import COMMANDS, app_for
+from outpace.control.metrics import Metrics
 from outpace.engines.parameters import AT_THE_DOOR, FIELDS
 from outpace.engines.registry import ENGINES, engine
 from outpace.settings import Settings, variable_of
@@ -145,6 +147,33 @@ def compatibility() -> Iterator[str]:
             yield f"| `{field}` | " + " | ".join(_support(name, task, field) for name in names) + " |"
 
 
+def metrics() -> Iterator[str]:
+    """Every metric with its kind, labels and meaning."""
+    yield "# Metrics"
+    yield ""
+    yield "`GET /metrics` on the admin port, for Prometheus. Labels are bounded: never a key, a prompt or a request id."
+    yield "Counters begin at zero when control starts. Besides these there are `outpace_control_*`: control's own"
+    yield "CPU, memory and open files."
+    yield ""
+    yield "| metric | kind | labels | meaning |"
+    yield "|---|---|---|---|"
+    for name, kind, labels, meaning in metric_rows():
+        yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
+
+
+def metric_rows() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """(name as scraped, kind, labels, meaning), by name."""
+    collectors = [one for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)]
+    rows = [(*_described(one), tuple(one._labelnames)) for one in collectors]
+    return sorted((name, kind, labels, meaning) for name, kind, meaning, labels in rows)
+
+
+def _described(collector: MetricWrapperBase) -> tuple[str, str, str]:
+    (family,) = collector.describe()
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    return name, family.type, family.documentation
+
+
 def _support(name: str, task: Task, field: str) -> str:
     declared = engine(name).capabilities
     if task not in declared.tasks:
@@ -169,6 +198,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "cli.md": cli,
     "settings.md": settings,
     "errors.md": errors_page,
+    "metrics.md": metrics,
     "compatibility.md": compatibility,
 }
 

@@ -66,6 +66,15 @@ def test_every_command_is_documented_with_an_example_and_json() -> None:
         assert "--json" in text or command == "up", f"{command} has no --json"
 
 
+def test_every_metric_is_documented_with_bounded_labels() -> None:
+    rows = GENERATE.metric_rows()
+    assert len(rows) >= 10
+    for name, _, labels, meaning in rows:
+        assert meaning, f"{name} does not say what it is"
+        assert set(labels) <= {"deployment", "engine", "status", "outcome", "kind", "state"}
+        assert f"| `{name}` |" in page("metrics.md")
+
+
 def test_version_and_changelog_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["version"] == __version__

@@ -7,7 +7,9 @@ from openai import AuthenticationError, BadRequestError, NotFoundError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from tests.journeys.conftest import CHAT, EMBED, Platform
 
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
+]
 
 
 def test_models_are_listed_and_found(openai: OpenAI) -> None:

@@ -17,7 +17,7 @@ from outpace.values.clock import Clock
 from outpace.values.errors import EngineFailed
 from outpace.values.home import Home
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer in one sentence."
 _MOST_TOKENS = 32
 _TIMEOUT_S = 120.0
 
