@@ -70,3 +70,23 @@ def test_here_uses_the_kept_probe(tmp_path: Path) -> None:
     assert document["probe"]["read_bytes_per_s"] == 1e10
     speeds = {option["format"]: option["decode_tokens_per_s"] for option in document["options"]}
     assert speeds["q4_0"] > speeds["q8_0"] > speeds["bf16"]
+
+
+def test_a_real_run_corrects_the_profile(tmp_path: Path) -> None:
+    machine = detect()
+    kept = Probe(
+        processor=machine.processor,
+        cores=machine.cores,
+        read_bytes_per_s=1e10,
+        multiply_flops=1e11,
+        probed_at_s=1.0,
+    )
+    save_probe(kept, tmp_path / "machine.json")
+    words = ("smollm2-135m-instruct", "--here", "--home", str(tmp_path))
+    assert "measured 77" in run(*words, "--measured", "q4_0=77").output
+    again = json.loads(run(*words, "--json").output)
+    [option] = [option for option in again["options"] if option["format"] == "q4_0"]
+    assert option["decode_tokens_per_s"] == 77
+    assert option["basis"].startswith("measured")
+    for wrong in ("q4_0", "q4_0=fast", "q4_0=-1", "q9=5"):
+        assert isinstance(run(*words, "--measured", wrong).exception, InvalidInput)

@@ -67,3 +67,9 @@ def test_two_thousand_cases_take_far_less_than_ten_seconds() -> None:
     answers = predict(rows, shipped_calibration())
     assert perf_counter() - start < 10
     assert all(answer.estimate for answer in answers)
+
+
+def test_a_split_that_is_not_given_is_chosen_and_said() -> None:
+    found = answered(model="DeepSeek-R1", gpu="H200", n_gpus="", tp="", pp="", weights_precision="fp8")
+    assert float(found["predicted"]) > 0
+    assert "n_gpus and tp not given, taken as 8" in found["reason"]

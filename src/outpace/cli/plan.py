@@ -39,6 +39,9 @@ def plan(
     here: Annotated[
         bool, typer.Option("--here", help="Plan for this machine: probe it, predict llama.cpp.")
     ] = False,
+    measured: Annotated[
+        str | None, typer.Option(help="With --here: keep a real decode speed, FORMAT=TOKENS_PER_S.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write an SVG: cost against latency, memory.")] = None,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -53,10 +56,10 @@ def plan(
     from outpace.values.money import parse_usd
 
     shape = _shape(model)
-    if here:
+    if here or measured:
         from outpace.cli.plan_here import show_here
 
-        show_here(model, shape, home, json)
+        show_here(model, shape, home, json, measured)
         return
     objective = Objective(
         isl,

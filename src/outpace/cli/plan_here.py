@@ -7,17 +7,24 @@ import typer
 from outpace.cli.options import home_at
 from outpace.cli.show import as_json, table
 from outpace.hardware.machine import Machine, detect
-from outpace.hardware.probe import Probe, load_probe, probe, save_probe
-from outpace.planner.here import LocalEstimate, estimates_here
+from outpace.hardware.probe import Probe, load_probe, probe, record_run, save_probe
+from outpace.planner.here import LocalEstimate, artifact_name, estimate_here, estimates_here
+from outpace.precision.formats import weight_format
 from outpace.values.architecture import Architecture
 from outpace.values.clock import SystemClock
+from outpace.values.errors import InvalidInput
 from outpace.values.units import GB
 
 
-def show_here(model: str, shape: Architecture, home: Path | None, as_document: bool) -> None:
+def show_here(
+    model: str, shape: Architecture, home: Path | None, as_document: bool, measured: str | None = None
+) -> None:
     """Print the machine and the predicted decode speed per format; fails when no format fits."""
     machine = detect()
-    found = kept_probe(home_at(home).root / "machine.json", machine)
+    path = home_at(home).root / "machine.json"
+    found = kept_probe(path, machine)
+    if measured:
+        found = _correct(path, shape, measured, found, machine)
     estimates = estimates_here(shape, found, machine)
     if as_document:
         as_json(_document(model, machine, found, estimates))
@@ -25,6 +32,25 @@ def show_here(model: str, shape: Architecture, home: Path | None, as_document: b
         _print(model, machine, found, estimates)
     if not any(estimate.fits for estimate in estimates):
         raise typer.Exit(1)
+
+
+def _correct(path: Path, shape: Architecture, measured: str, found: Probe, machine: Machine) -> Probe:
+    """Keep `FORMAT=TOKENS_PER_S` of a real run, and say how far the prediction was off."""
+    name, _, speed = measured.partition("=")
+    stored = weight_format(name)
+    try:
+        real = float(speed)
+    except ValueError:
+        raise InvalidInput(
+            "measured", f"{measured!r} should read FORMAT=TOKENS_PER_S, such as q4_0=139"
+        ) from None
+    before = estimate_here(shape, stored, found, machine).tokens_per_s
+    corrected = record_run(path, artifact_name(shape, stored), real)
+    typer.echo(
+        f"{stored.name}: predicted {before:.0f} tok/s, measured {real:.0f} ({before / real - 1:+.0%}); kept",
+        err=True,
+    )
+    return corrected
 
 
 def kept_probe(path: Path, machine: Machine) -> Probe:

@@ -90,3 +90,13 @@ def with_measurement(found: Probe, artifact: str, tokens_per_s: float) -> Probe:
     if not 0 < tokens_per_s < 1e6:
         raise InvalidInput("tokens_per_s", f"{tokens_per_s} is not a decode speed")
     return msgspec.structs.replace(found, measured={**found.measured, artifact: tokens_per_s})
+
+
+def record_run(path: Path, artifact: str, tokens_per_s: float) -> Probe:
+    """Correct the kept probe by a real run. Raises InvalidInput when nothing was probed or the speed is none."""
+    kept = load_probe(path)
+    if kept is None:
+        raise InvalidInput("home", f"{path} does not exist; run `outpace plan MODEL --here` first")
+    corrected = with_measurement(kept, artifact, tokens_per_s)
+    save_probe(corrected, path)
+    return corrected

@@ -52,7 +52,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return math.fsum(self.corrections.get(trait.name, 0.0) * trait.value for trait in traits(setup))
 
     def novelty(self, setup: Setup) -> str:
-        """What of a setup was never measured: `near` (nothing), `engine`, `model`, `device`, `family`, or `far`."""
+        """What of a setup was never measured: its traffic (`shape`), the combination (`near`), one part, or `far`."""
         seen = self.seen
         missing = []
         if setup.device.family not in seen.families:
@@ -63,7 +63,9 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             missing.append("model")
         if setup.generation.name not in seen.generations:
             missing.append("engine")
-        return "near" if not missing else missing[0] if len(missing) == 1 else "far"
+        if missing:
+            return missing[0] if len(missing) == 1 else "far"
+        return "shape" if configuration_of(setup) in seen.configurations else "near"
 
     def spread(self, setup: Setup) -> Spread:
         """The error bar of a setup's kind and novelty, from the most specific set of left-out rows that is large."""
@@ -124,7 +126,9 @@ def encode(calibration: Calibration) -> bytes:
 
 
 def _rounded(table: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in table.items() if abs(value) >= 5e-4}
+    return {
+        name: round(value, 3 if abs(value) < 1 else 4) for name, value in table.items() if abs(value) >= 1e-3
+    }
 
 
 __all__ = [

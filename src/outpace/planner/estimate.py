@@ -43,10 +43,18 @@ def _estimate(setup: Setup, log: float, calibration: Calibration) -> Estimate:
     )
 
 
+_KNOWN = {
+    "shape": "this setup was measured with other traffic",
+    "near": "device, model and engine were measured, not together",
+    "device": "the device was not measured, its family was",
+    "model": "the model was not measured",
+    "engine": "the engine was not measured",
+}
+
+
 def _basis(setup: Setup, calibration: Calibration, rows: int) -> str:
     novelty = calibration.novelty(setup)
     evidence = f"fit {calibration.created_on}, interval of {rows} left-out rows"
-    if novelty in ("family", "far"):
-        facts = f"datasheet of {setup.device.name} with pooled efficiencies"
-        return f"roofline: {facts} ({novelty} not measured; {evidence})"
-    return f"calibrated: {novelty} ({evidence})"
+    if novelty in _KNOWN:
+        return f"calibrated: {_KNOWN[novelty]} ({evidence})"
+    return f"roofline: datasheet of {setup.device.name} with pooled efficiencies ({evidence})"

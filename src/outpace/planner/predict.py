@@ -52,7 +52,8 @@ def _parts(case: Case) -> list[Setup] | Answer:
         for setup in setups:
             _check_fits(setup)
     except InvalidInput as problem:
-        return Answer(case, None, problem.message, runs=problem.param not in _CANNOT_RUN)
+        reason = problem.message.removeprefix("memory: ")
+        return Answer(case, None, reason, runs=problem.param not in _CANNOT_RUN)
     return setups
 
 
@@ -112,7 +113,9 @@ def _remarks(setup: Setup) -> list[str]:
     remarks = [setup.reading] if setup.reading else []
     if not setup.memory.fits:
         remarks.append("tight: leaves less than engines usually reserve")
-    if not setup.case.tp and setup.split.devices > 1:
+    if "disagg" in setup.case.notes.lower():
+        remarks.append("predicted as one pool; separate prefill and decode pools are not modelled")
+    if not setup.case.tp and setup.case.n_gpus and setup.split.devices > 1:
         remarks.append(f"tp not given, taken as {setup.split.tp}")
     return remarks
 

@@ -316,7 +316,8 @@ def _split(
     pp = pp or 1
     if not tp:
         tp = max(1, _open_tp(shape, on, stored, count) // pp)
-        return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
+        counted = "" if count else f"n_gpus and tp not given, taken as {tp * pp}"
+        return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), counted or reading
     if re.search(r"dp-attention|dp attention|attention-dp\b(?!=)", notes) and shape.attention == "mla":
         return Split(attention_dp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
     if shape.moe_layers and tp > _BOARD and shape.heads % tp:
@@ -361,7 +362,8 @@ def _open_tp(shape: Architecture, on: Device, stored: WeightFormat, count: int) 
     Experts are spread over the whole board once one device is too small for them.
     """
     total = weight_bytes(shape, stored).total
-    if shape.moe_layers and total > _FILLED_BY_WEIGHTS * on.memory_bytes and count:
+    count = count or _BOARD
+    if shape.moe_layers and total > _FILLED_BY_WEIGHTS * on.memory_bytes:
         return min(count, _BOARD)
     tp = 1
     while total / tp > _FILLED_BY_WEIGHTS * on.memory_bytes and tp * 2 <= max(count, 1):

@@ -21,7 +21,9 @@ class Trait:
 
 
 _SPEED = {Quantity.THROUGHPUT: 1.0, Quantity.ITL: -1.0, Quantity.TTFT: 0.0}
-MAIN, PAIR, NARROW, SLOPE = 0.1, 0.08, 0.1, 0.05
+MAIN, PAIR, NARROW, SLOPE, OWN_SLOPE = 0.1, 0.08, 0.1, 0.05, 0.15
+# Axes that a well measured setup may follow in its own way.
+_OWN_AXES = ("load", "prompt", "output")
 
 
 def traits(setup: Setup) -> Iterator[Trait]:
@@ -53,6 +55,7 @@ def _identities(setup: Setup) -> Iterator[tuple[str, float, float]]:
     yield f"gpu={gpu} engine={made}", 1.0, PAIR
     yield f"model={model} engine={made}", 1.0, PAIR
     yield f"setup={configuration_of(setup)}", 1.0, NARROW
+    yield f"setup={configuration_of(setup)} version={version_of(setup)}", 1.0, OWN_SLOPE
     if setup.method:
         yield f"method={setup.method} model={model} engine={made}", 1.0, MAIN
 
@@ -73,9 +76,12 @@ def _slopes(setup: Setup) -> Iterator[tuple[str, float, float]]:
         (f" family={setup.device.family}", SLOPE),
         (f" model={setup.shape.name}", SLOPE),
     )
-    for axis, value in _axes(setup).items():
+    axes = _axes(setup)
+    for axis, value in axes.items():
         for holder, spread in holders:
             yield f"{axis}{holder}", value, spread
+    for axis in _OWN_AXES:
+        yield f"{axis} setup={configuration_of(setup)}", axes[axis], OWN_SLOPE
 
 
 def _axes(setup: Setup) -> dict[str, float]:
