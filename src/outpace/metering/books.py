@@ -1,6 +1,6 @@
 """The ledger's statements: each takes a connection inside a transaction of a ledger writer, who is alone."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -107,27 +107,25 @@ def delete_open(connection: sa.Connection, condition: sa.ColumnElement[bool]) ->
     connection.execute(tables.open_requests.delete().where(condition))
 
 
-def retire(connection: sa.Connection, boot_id: str, now_s: float) -> list[int]:
-    """Close the books of a worker's life; the slots whose base this changed."""
+def retire(connection: sa.Connection, file: JournalFile, now_s: float) -> None:
+    """Close the books of the worker's life that wrote `file`."""
     spend, files = tables.spend, tables.journal_files
-    rows = connection.execute(sa.select(spend).where(spend.c.boot_id == boot_id)).all()
+    rows = connection.execute(sa.select(spend).where(spend.c.boot_id == file.boot_id)).all()
     retired = {SpendKey(tables.RETIRED, row.key_id, row.slot): row.cost_pusd for row in rows}
     add(connection, spend, retired, "cost_pusd")
-    connection.execute(spend.delete().where(spend.c.boot_id == boot_id))
-    connection.execute(
-        files.update()
-        .where(files.c.boot_id == boot_id, files.c.retired_at_s.is_(None))
-        .values(retired_at_s=now_s)
-    )
-    return [row.slot for row in rows]
+    connection.execute(spend.delete().where(spend.c.boot_id == file.boot_id))
+    offset, is_retired = position(connection, file)
+    if is_retired:
+        return
+    # Also for a worker that never wrote, or whose file is gone.
+    move(connection, file, offset, 0, now_s)
+    connection.execute(files.update().where(files.c.boot_id == file.boot_id).values(retired_at_s=now_s))
 
 
-def bases(connection: sa.Connection, slots: Collection[int] | None = None) -> dict[int, int]:
-    """What all retired journals add up to, by slot; of all slots, or of some."""
+def bases(connection: sa.Connection) -> dict[int, int]:
+    """What all retired journals add up to, by slot."""
     spend = tables.spend.c
     wanted = sa.select(spend.slot, spend.cost_pusd).where(spend.boot_id == tables.RETIRED, spend.slot >= 0)
-    if slots is not None:
-        wanted = wanted.where(spend.slot.in_(slots))
     found: dict[int, int] = {}
     for slot, cost_pusd in connection.execute(wanted):
         found[slot] = min(found.get(slot, 0) + cost_pusd, _LARGEST_SUM)

@@ -115,20 +115,25 @@ class Ledger:
     def recover(self, folder: Path, boot_id: str) -> Recovered:
         """Close the books of a dead worker: the rest of its journal, its open requests, its share of spending.
 
-        Again is harmless. Raises Conflict while the worker lives.
+        Again is harmless. The counters' column is retired with the bases that this returns, and only with them.
+        Raises Conflict while the worker lives.
         """
         if is_writer_alive(folder, boot_id):
             raise Conflict(f"{boot_id} is alive; only a dead worker's requests can be recovered")
-        for file in journal_files(folder):
-            if file.boot_id == boot_id:
-                self.ingest(file)
+        files = [file for file in journal_files(folder) if file.boot_id == boot_id]
+        if not files and not self.is_retired(boot_id):
+            # Somebody deleted it. What was booked before is all that can be charged.
+            _log.error("journal_missing", boot_id=boot_id)
+        for file in files:
+            self.ingest(file)
         with self._writing() as connection:
             receipts = [self._receipt_of_dead(request) for request in books.open_of(connection, boot_id)]
             settled = [receipt for receipt in receipts if receipt is not None]
             books.write_receipts(connection, settled)
             books.delete_open(connection, tables.open_requests.c.boot_id == boot_id)
-            slots = books.retire(connection, boot_id, self._clock.wall_s())
-            bases_pusd = books.bases(connection, slots)
+            books.retire(connection, JournalFile(folder, boot_id, 0), self._clock.wall_s())
+            # All of them: an earlier try may have been cut off before it told the counters.
+            bases_pusd = books.bases(connection)
         cost_pusd = sum(receipt.cost_pusd or 0 for receipt in settled)
         if settled:
             _log.info("worker_recovered", boot_id=boot_id, num_settled=len(settled), cost_pusd=cost_pusd)
