@@ -81,7 +81,7 @@ async def test_an_end_is_reported_with_code_and_last_words(pool: Pool) -> None:
 
 async def test_stop_asks_first_and_kills_after_the_grace_time(pool: Pool) -> None:
     stubborn = python(
-        "import signal; signal.signal(15, lambda *_: print('asked', flush=True)); print('up', flush=True)\n"
+        "import os, signal; signal.signal(15, lambda *_: os.write(1, b'asked\\n')); os.write(1, b'up\\n')\n"
         "while 1: signal.pause()"
     )
     await pool.start("r", _launch(*stubborn))
