@@ -40,10 +40,17 @@ def metadatas() -> list[sa.MetaData]:
 
 
 def open_database(url: str | None, sqlite_path: Path) -> sa.Engine:
-    """An engine whose schema is this version's. Raises Conflict for a newer schema, DatabaseBusy, InvalidInput."""
+    """An engine whose schema is this version's.
+
+    Raises Conflict for a newer schema, DatabaseBusy, and InvalidInput for what is no database.
+    """
     engine = _engine(url, sqlite_path)
-    with translated():
-        bring_up_to_date(engine)
+    try:
+        with translated():
+            bring_up_to_date(engine)
+    except DBAPIError as error:
+        where = engine.url.database if engine.dialect.name == "sqlite" else "the database"
+        raise InvalidInput("database", f"{where} is no database or is damaged: {error.orig}") from error
     return engine
 
 

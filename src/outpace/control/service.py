@@ -65,7 +65,7 @@ async def _remember(settings: ControlSettings, parts: ControlParts, stopping: as
         try:
             return await in_thread(_load, settings, parts)
         except DatabaseBusy as error:
-            _LOG.warning("database_awaited", reason=str(error))
+            _LOG.warning("database_awaited", reason=str(error), cause=str(error.__cause__)[:300])
             await parts.clock.sleep(_DATABASE_AGAIN_S)
     raise _Stopped
 
