@@ -1,0 +1,1 @@
+"""Experiments on real engines: gates side by side, speed of variants."""
