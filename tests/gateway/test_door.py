@@ -213,6 +213,29 @@ async def test_a_stream_waits_for_a_slow_reader_and_cuts_a_stalled_one() -> None
     assert written < 64_000_000
 
 
+async def test_a_slow_reader_gets_a_large_answer_whole() -> None:
+    body = os.urandom(16_000_000)
+
+    async def large(cycle: Cycle) -> None:
+        cycle.keep_alive = False
+        cycle.respond(200, JSON, body)
+
+    async with rig(large, DoorLimits(write_stall_s=0.8, linger_s=0.1)) as served:
+        loop = asyncio.get_running_loop()
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        raw.connect(("127.0.0.1", served.port))
+        raw.setblocking(False)
+        await loop.sock_sendall(raw, post(b""))
+        got = bytearray()
+        async with asyncio.timeout(3 * PATIENCE_S):
+            while piece := await loop.sock_recv(raw, 65_536):
+                got += piece
+                await asyncio.sleep(0.005)
+        raw.close()
+    assert got.endswith(body)
+
+
 async def test_sigterm_finishes_what_runs_and_closes_what_idles() -> None:
     is_running, may_end = asyncio.Event(), asyncio.Event()
 

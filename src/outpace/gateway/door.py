@@ -62,6 +62,7 @@ class Door(asyncio.Protocol):
         # For the sweep.
         self._awaits = Awaits.REQUEST
         self._body_since_s = 0.0
+        self._unread_bytes = 0
         self.deadline_s = NEVER_S
         self.stall_s = NEVER_S
 
@@ -122,6 +123,7 @@ class Door(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slower than we write."""
         self._writable = asyncio.Event()
+        self._unread_bytes = self._transport.get_write_buffer_size()
         self.stall_s = self._loop.time() + self._limits.write_stall_s
 
     def resume_writing(self) -> None:
@@ -283,14 +285,27 @@ class Door(asyncio.Protocol):
 
     def overdue(self, now_s: float) -> None:
         """Called by the sweep when a deadline has passed."""
-        if now_s >= self.stall_s or self._awaits is Awaits.CLOSE:
-            self._transport.abort()
+        if now_s >= self.stall_s:
+            self._overdue_reader(now_s)
+        elif self._awaits is Awaits.CLOSE:
+            # While bytes are left that the client does read, the stall decides.
+            if self._writable is None or self._is_deaf:
+                self._transport.abort()
         elif self._awaits is Awaits.BODY:
             self._overdue_body(now_s)
         elif self._awaits is Awaits.HEAD:
             self._refuse(RequestTimedOut("The request's head came too slowly; send it at once."))
         else:
             self._close()
+
+    def _overdue_reader(self, now_s: float) -> None:
+        unread_bytes = self._transport.get_write_buffer_size()
+        fair_bytes = self._limits.write_stall_s * self._limits.body_min_bytes_per_s
+        if self._unread_bytes - unread_bytes < fair_bytes:
+            self._transport.abort()
+            return
+        self._unread_bytes = unread_bytes
+        self.stall_s = now_s + self._limits.write_stall_s
 
     def _overdue_body(self, now_s: float) -> None:
         cycle, limits = self._intake.arriving, self._limits

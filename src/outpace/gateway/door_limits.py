@@ -23,7 +23,7 @@ class DoorLimits(msgspec.Struct, frozen=True, kw_only=True):
     body_deadline_s: float = 300.0
     # Between requests.
     idle_s: float = 75.0
-    # A client that reads nothing for this long is cut off.
+    # A client that has read less than `body_min_bytes_per_s` for this long is cut off.
     write_stall_s: float = 60.0
     # How long the last answer of a refused connection may take to be read.
     linger_s: float = 1.0
@@ -48,7 +48,7 @@ class DoorLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sweep_every_s(self) -> float:
-        """Interval of looking for overdue connections: an eighth of the shortest limit, at most 0.5 s."""
+        """Interval of looking for overdue connections: an eighth of the shortest limit, at most 1 s."""
         shortest_s = min(
             self.header_deadline_s,
             self.body_grace_s,
@@ -57,7 +57,7 @@ class DoorLimits(msgspec.Struct, frozen=True, kw_only=True):
             self.write_stall_s,
             self.linger_s,
         )
-        return min(0.5, max(0.01, shortest_s / 8))
+        return min(1.0, max(0.01, shortest_s / 8))
 
     def connections_allowed(self) -> int:
         """Connections of one worker, within what the process may open now."""
