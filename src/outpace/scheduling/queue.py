@@ -65,6 +65,9 @@ class ReplicaQueue:
 
     def pick(self, now_s: float, excluded: frozenset[str] = frozenset()) -> ReplicaEntry | None:
         """The replica with the least in flight that has a place; ones in trouble only as a last resort."""
+        if len(self._replicas) == 1:
+            (only,) = self._replicas.values()
+            return only if self._has_place(only) else None
         free = [replica for replica in self._replicas.values() if self._has_place(replica)]
         if not free:
             return None
