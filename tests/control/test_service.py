@@ -187,6 +187,13 @@ def test_without_a_valid_admin_key_nothing_opens(door: Door, headers: dict[str, 
     assert door.ask("GET", "/admin/status")[0] == 200
 
 
+def test_guessing_is_slowed_down_and_right_keys_are_not(door: Door) -> None:
+    headers = {"Authorization": "Bearer op-" + "y" * 43}
+    codes = [door.send("GET", "/admin/keys", headers=headers)[0] for _ in range(60)]
+    assert codes[-1] == 429
+    assert door.ask("GET", "/admin/keys")[0] == 200
+
+
 def test_an_inference_key_is_no_admin_key(door: Door) -> None:
     code, refused = door.send("GET", "/admin/keys", headers={"Authorization": f"Bearer {door.api_key}"})
     assert (code, refused["error"]["type"]) == (403, "permission_error")

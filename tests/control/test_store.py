@@ -68,13 +68,17 @@ def test_slots_end_where_the_counters_do(store: Store, monkeypatch: pytest.Monke
         store.add_key(new_secret(), GRANT, NOW)
 
 
-def test_ensuring_a_key_twice_makes_one_and_does_not_undo_a_revocation(store: Store) -> None:
-    secret = new_secret()
-    store.add_key(new_secret(), ADMIN, NOW)
-    made = store.ensure_key(secret, GRANT, NOW)
-    assert store.ensure_key(secret, ADMIN, NOW) == made
-    store.revoke_key(made.id, NOW)
-    assert store.ensure_key(secret, GRANT, NOW).revoked_at == NOW
+def test_the_owner_has_one_key_of_a_kind_and_a_revoked_one_stays_revoked(store: Store) -> None:
+    admin, first, second = new_secret(), new_secret(), new_secret()
+    store.ensure_owner_key(admin, ADMIN, NOW)
+    namesake = store.add_key(new_secret(), GRANT, NOW)
+    made = store.ensure_owner_key(first, GRANT, NOW)
+    assert store.ensure_owner_key(first, ADMIN, NOW + 1) == made
+    # Somebody replaced credentials.json: what was in it before opens nothing any more.
+    store.ensure_owner_key(second, GRANT, NOW + 2)
+    revoked = {key.id: key.revoked_at for key in store.keys()}  # noqa: SIM118 (no dict)
+    assert (revoked[made.id], revoked[namesake.id]) == (NOW + 2, None)
+    assert store.ensure_owner_key(first, GRANT, NOW + 3).revoked_at == NOW + 2
 
 
 def test_revoking_is_for_ever_and_spares_the_last_admin_key(store: Store) -> None:

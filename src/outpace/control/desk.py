@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from outpace.control.documents import LARGEST_BYTES
 from outpace.control.keys import Key, key_document, new_secret, parse_grant, require_grantable
 from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.reconcile import Reconciler
@@ -20,8 +19,6 @@ from outpace.metering import Counters
 from outpace.metering.reports import Reports
 from outpace.values.deployment import DeploymentSpec, LaunchOrder
 from outpace.values.errors import Conflict, InvalidInput, ModelNotFound, NotFound
-
-__all__ = ["LARGEST_BYTES", "Desk"]
 
 _LOG = structlog.get_logger()
 _T = TypeVar("_T")

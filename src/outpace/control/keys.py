@@ -88,9 +88,9 @@ def shown(secret: str) -> str:
     return f"{secret[: len(PREFIX) + _SHOWN_FIRST]}…{secret[-_SHOWN_LAST:]}"
 
 
-def new_id() -> str:
+def new_id(prefix: str = "key_") -> str:
     """An id for receipts and lists; it says nothing about the key."""
-    return f"key_{secrets.token_hex(6)}"
+    return f"{prefix}{secrets.token_hex(6)}"
 
 
 def parse_grant(document: object, now: float) -> Grant:

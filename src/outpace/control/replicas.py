@@ -15,7 +15,6 @@ from outpace.engines.protocol import Engine
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
 from outpace.fleet.replicas import Life, Turn, turned
-from outpace.fleet.tend import bring_up, wait_until_idle, watch
 from outpace.values.deployment import LaunchOrder
 from outpace.values.errors import OutpaceError
 from outpace.values.snapshot import DeploymentEntry, Snapshot
@@ -239,6 +238,8 @@ class Replicas:
     async def _drain(self, life: Life, *, was_serving: bool) -> None:
         policy = self._parts.replica_policy
         if was_serving:
+            from outpace.fleet.tend import wait_until_idle
+
             await wait_until_idle(life, self._engine_of(life), policy, self._parts.clock)
         await self._stop(life, policy.stop_grace_s)
 
@@ -276,6 +277,9 @@ class Replicas:
         await self._stop(life, 0.0)
 
     async def _until_lost(self, life: Life) -> tuple[Turn, str]:
+        # The HTTP client takes a while to import; by now the replica's process is starting beside us.
+        from outpace.fleet.tend import bring_up, watch
+
         facts = self._notes[life.id].facts
         engine = self._parts.engine(facts.engine)
         readiness = engine.readiness(facts)

@@ -73,8 +73,8 @@ async def _remember(settings: ControlSettings, parts: ControlParts, stopping: as
 def _load(settings: ControlSettings, parts: ControlParts) -> _Remembered:
     store = Store(open_database(settings.database, parts.home.database))
     now = parts.clock.wall_s()
-    store.ensure_key(parts.credentials.admin_key, _OWNER_ADMIN, now)
-    store.ensure_key(parts.credentials.api_key, _OWNER, now)
+    store.ensure_owner_key(parts.credentials.admin_key, _OWNER_ADMIN, now)
+    store.ensure_owner_key(parts.credentials.api_key, _OWNER, now)
     return _Remembered(store, store.keys(), list(store.deployments().values()))
 
 

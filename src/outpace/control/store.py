@@ -16,6 +16,8 @@ from outpace.values.errors import Conflict, NotFound
 
 # Rows of the counters file.
 MOST_KEYS = 65_536
+# How ids of the keys in credentials.json begin; nobody else can choose an id.
+OWNER_ID = "owner_"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,19 +71,22 @@ class Store:
     def add_key(self, secret: str, grant: Grant, now: float) -> Key:
         """Remember a key by its hash and give it the next slot. Raises Conflict when all slots are given."""
         with translated(), self.engine.begin() as connection:
-            # Keys are never deleted, so a slot is never given twice.
-            last = connection.execute(sa.select(sa.func.max(keys.c.slot))).scalar()
-            slot = 0 if last is None else last + 1
-            if slot >= MOST_KEYS:
-                raise Conflict(f"all {MOST_KEYS} keys of this installation are given; use one that exists")
-            key = _new_key(secret, grant, slot, now)
-            connection.execute(keys.insert().values(_row(key)))
-        return key
+            return _insert_key(connection, secret, grant, now, new_id())
 
-    def ensure_key(self, secret: str, grant: Grant, now: float) -> Key:
-        """The key with this secret, made when there is none. One that was revoked stays revoked."""
-        known = self._read(sa.select(keys).where(keys.c.sha256 == fingerprint(secret)))
-        return _key(known[0]) if known else self.add_key(secret, grant, now)
+    def ensure_owner_key(self, secret: str, grant: Grant, now: float) -> Key:
+        """The owner's key with this secret, made when there is none; it takes the place of an earlier one.
+
+        One that was revoked stays revoked.
+        """
+        with translated(), self.engine.begin() as connection:
+            known = connection.execute(sa.select(keys).where(keys.c.sha256 == fingerprint(secret))).first()
+            if known is not None:
+                return _key(known)
+            is_earlier = (
+                keys.c.id.startswith(OWNER_ID, autoescape=True) & (keys.c.name == grant.name) & keys.c.revoked_at.is_(None)
+            )
+            connection.execute(keys.update().where(is_earlier).values(revoked_at=now))
+            return _insert_key(connection, secret, grant, now, new_id(OWNER_ID))
 
     def revoke_key(self, key_id: str, now: float) -> Key:
         """Revoke for ever; twice is fine. Raises NotFound, and Conflict for the last admin key."""
@@ -103,9 +108,20 @@ class Store:
             return connection.execute(statement).all()
 
 
-def _new_key(secret: str, grant: Grant, slot: int, now: float) -> Key:
+def _insert_key(connection: sa.Connection, secret: str, grant: Grant, now: float, key_id: str) -> Key:
+    # Keys are never deleted, so a slot is never given twice.
+    last = connection.execute(sa.select(sa.func.max(keys.c.slot))).scalar()
+    slot = 0 if last is None else last + 1
+    if slot >= MOST_KEYS:
+        raise Conflict(f"all {MOST_KEYS} keys of this installation are given; use one that exists")
+    key = _new_key(secret, grant, slot, now, key_id)
+    connection.execute(keys.insert().values(_row(key)))
+    return key
+
+
+def _new_key(secret: str, grant: Grant, slot: int, now: float, key_id: str) -> Key:
     return Key(
-        id=new_id(),
+        id=key_id,
         name=grant.name,
         sha256=fingerprint(secret),
         prefix=shown(secret),
