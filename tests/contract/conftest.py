@@ -57,7 +57,8 @@ def order(name: str, artifact: Path | None, sockets: Path, **settings: str | flo
         tasks=TASKS,
         context_tokens=CONTEXT_TOKENS,
         parallel=2,
-        threads=2,
+        # One: threads that wait for each other crawl when the machine is busy.
+        threads=1,
         socket_dir=str(sockets),
         token="token-of-the-replica",
         engine_settings=settings,

@@ -106,8 +106,12 @@ class RunningReplica:
         call = self.engine.call(request, self.deployment, "req-test")
         connection = self.connection()
         headers = {**self._headers(), "content-type": "application/json"}
-        connection.request("POST", self._base + call.path, call.body, headers)
-        response = connection.getresponse()
+        try:
+            connection.request("POST", self._base + call.path, call.body, headers)
+            response = connection.getresponse()
+        except Exception:
+            connection.close()
+            raise
         call.reader.started(response.status, {})
         return connection, response, call.reader
 
