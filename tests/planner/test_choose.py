@@ -74,6 +74,12 @@ def test_options_meet_the_objective_and_are_sorted_by_cost() -> None:
         assert option.replicas * option.point.rate_per_s >= 20 * 0.999
 
 
+def test_no_operating_point_queues_without_end() -> None:
+    made = plan("Llama-2-70B", gpus="H100,H200", rate_per_s=4.0)
+    assert made.options
+    assert all(option.point.ttft_ms < 20_000 for option in made.options)
+
+
 def test_a_device_without_a_price_is_never_chosen() -> None:
     made = plan("Llama-3.1-8B", gpus="Gaudi3")
     assert made.best is None

@@ -1,7 +1,7 @@
 """The memory arithmetic against published figures and the mission's claims."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.planner.architectures import architecture
@@ -76,6 +76,7 @@ def test_gguf_size_of_smollm2_is_that_of_the_real_file() -> None:
     assert weight_bytes(model, weight_format("q4_1")).total == 66_355_200 + 30_081_024
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     tp=st.sampled_from([1, 2, 4, 8]),
     tokens=st.integers(1, 32768),

@@ -13,6 +13,16 @@ from outpace.planner.traits import configuration_of, kind_of, traits, version_of
 from outpace.values.errors import InvalidInput
 
 SCHEMA = 1
+# Which left-out rows resemble a setup of a novelty, nearest first.
+_SCHEMES_BY_NOVELTY = {
+    "shape": ("shape", "near", "family"),
+    "near": ("near", "family"),
+    "device": ("device", "family"),
+    "model": ("model", "family"),
+    "engine": ("version", "family"),
+    "family": ("family",),
+    "far": ("family",),
+}
 
 
 class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,10 +80,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def spread(self, setup: Setup) -> Spread:
         """The error bar of a setup's kind and novelty, from the most specific set of left-out rows that is large."""
         novelty, quantity = self.novelty(setup), setup.metric.quantity
-        wider = {"far": "family", "engine": "version"}
-        novelty = wider.get(novelty, novelty)
-        for key in (f"{novelty}/{kind_of(setup)}", f"{novelty}/{quantity}", f"family/{quantity}"):
-            found = self.spreads.get(key)
+        for scheme in _SCHEMES_BY_NOVELTY[novelty]:
+            found = self.spreads.get(f"{scheme}/{kind_of(setup)}") or self.spreads.get(f"{scheme}/{quantity}")
             if found:
                 return found
         return Spread(low=-1.0, high=1.0, rows=0)

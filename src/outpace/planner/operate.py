@@ -72,7 +72,7 @@ def operate(found: Sequence[Variant], objective: Objective, calibration: Calibra
 
 def _grid(prepared: Batch, objective: Objective, calibration: Calibration) -> _Grid:
     rates = prepared.rates(calibration.logs)
-    capacity = prepared.serve(rates).tokens_per_s * rates["level"]
+    capacity = prepared.serve(rates).tokens_per_s
     count, width = len(prepared.setups), len(_SHARES)
     wide = _repeat(prepared.at, width, (capacity[:, None] * _SHARES / objective.osl).ravel())
     paced = np.ones(count * width, dtype=np.bool_)
@@ -81,7 +81,7 @@ def _grid(prepared: Batch, objective: Objective, calibration: Calibration) -> _G
     )
     shape = (count, width)
     return _Grid(
-        capacity,
+        capacity * rates["level"],
         np.log(service.ttft_s * 1e3).reshape(shape) + _percentile(calibration, "ttft", objective.percentile),
         np.log(service.itl_s * 1e3).reshape(shape) + _percentile(calibration, "itl", objective.percentile),
         service.in_flight.reshape(shape),
