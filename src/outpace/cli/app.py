@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "logs": "outpace.cli.logs",
     "plan": "outpace.cli.plan",
     "predict": "outpace.cli.predict",
+    "quantize": "outpace.cli.quantize",
+    "gate": "outpace.cli.gate",
 }
 
 

@@ -1,0 +1,113 @@
+"""A tiny Llama as a GGUF file, fake scorers, and verdicts for tests."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.precision.items import Item, ItemSet, Turn
+from outpace.precision.traces import Step, Trace
+from outpace.precision.verdict import Measured, Outcome, Subject, Verdict
+
+LAYERS = 2
+WIDTH = 64
+
+
+def matrices(seed: int = 1) -> dict[str, NDArray[np.float32]]:
+    """Tensors of a model with two layers."""
+    rng = np.random.default_rng(seed)
+    made = {"token_embd.weight": rng.normal(size=(96, WIDTH)).astype(np.float32)}
+    for layer in range(LAYERS):
+        for role in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+            made[f"blk.{layer}.{role}.weight"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+        made[f"blk.{layer}.attn_norm.weight"] = np.ones(WIDTH, dtype=np.float32)
+        made[f"blk.{layer}.ffn_norm.weight"] = np.full(WIDTH, 0.5, dtype=np.float32)
+    return made
+
+
+def write_gguf(path: Path, tensors: dict[str, NDArray[np.float32]]) -> Path:
+    """A GGUF of these tensors at F32."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_file_type(0)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "ä", "<|end|>"])
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def item_set(count: int = 60, kinds: tuple[str, ...] = ("single",)) -> ItemSet:
+    """Items of the given kinds in turn."""
+    items = tuple(
+        Item(id=f"i{number}", kind=kinds[number % len(kinds)], messages=(Turn("user", f"say {number}"),))  # type: ignore[arg-type]  # a test's kinds are known
+        for number in range(count)
+    )
+    return ItemSet(name="test", sha256="0" * 64, items=items)
+
+
+def step(*log_probabilities: float, token: int = 0) -> Step:
+    """A position with these log-probabilities of tokens 0, 1, …"""
+    return Step(token, dict(enumerate(log_probabilities)))
+
+
+class FakeScorer:
+    """Says the same of every item: `top` at each of four positions."""
+
+    def __init__(self, *top: float, text: str = "fine") -> None:
+        self._step = step(*top)
+        self._text = text
+
+    async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
+        return Trace(item.id, self._text, (self._step,) * 4)
+
+    async def follow(self, item: Item, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        return tuple(Step(token, self._step.top) for token in tokens)
+
+    async def answer(self, item: Item) -> str:
+        return self._text
+
+
+def subject(precision: str = "q4_0", kv_precision: str = "f16") -> Subject:
+    """What a verdict holds for."""
+    return Subject(
+        model="tiny",
+        precision=precision,
+        kv_precision=kv_precision,
+        artifact_sha256="a" * 64,
+        reference_precision="f16",
+        reference_kv_precision="f16",
+        reference_sha256="b" * 64,
+        engine="llamacpp",
+        engine_version="1",
+        machine="here",
+        items_sha256="c" * 64,
+        limits_sha256="d" * 64,
+    )
+
+
+def verdict(outcome: Outcome, precision: str = "q4_0", kv_precision: str = "f16") -> Verdict:
+    """A verdict with one metric."""
+    kl = Measured(
+        name="kl", value=0.02, low=0.01, high=0.03, limit=0.05, num_items=60, unit="nats", shown="below"
+    )
+    return Verdict(
+        outcome=outcome,
+        reason="because",
+        subject=subject(precision, kv_precision),
+        metrics=(
+            kl,
+            Measured(**{**{f: getattr(kl, f) for f in kl.__struct_fields__}, "name": "disagreement"}),
+        ),
+        worst=(),
+        num_items=60,
+        num_positions=240,
+        median_divergence_tokens=None,
+        confidence=0.95,
+        decided_at=1.0,
+        duration_s=2.0,
+    )
