@@ -4,7 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from outpace.metering import Counters
+from outpace.metering import Column, Counters
 
 SLOT = 11
 PRICE_PUSD = 1_000_003
@@ -24,6 +24,9 @@ def main(path: Path, boot_id: str, act: str) -> None:
         print("held", flush=True)
         sys.stdin.readline()
         return
+    if act == "churn":
+        print(sum(_is_exceeded_once(counters, column) for _ in range(3_000)), flush=True)
+        return
     with ThreadPoolExecutor(50) as pool:
         if act == "take":
             won = pool.map(lambda _: column.take(SLOT, RPM, None, 1, NOW_S).is_allowed, range(50))
@@ -34,6 +37,15 @@ def main(path: Path, boot_id: str, act: str) -> None:
         for _ in range(num_won):
             column.settle(SLOT, PRICE_PUSD, PRICE_PUSD - 3)
     print(num_won, flush=True)
+
+
+def _is_exceeded_once(counters: Counters, column: Column) -> bool:
+    """Hold up to three of the five, look at the sum of all processes, and let go."""
+    num_held = sum(column.reserve(SLOT, PRICE_PUSD, BUDGET_PUSD) for _ in range(3))
+    is_exceeded = counters.reserved(SLOT) > BUDGET_PUSD
+    for _ in range(num_held):
+        column.settle(SLOT, PRICE_PUSD, 0)
+    return is_exceeded
 
 
 if __name__ == "__main__":

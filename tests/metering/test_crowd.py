@@ -76,6 +76,13 @@ def test_settling_and_reserving_at_once_loses_no_cent(counters: Counters, tmp_pa
     assert counters.spent(SLOT) == num_won * (PRICE_PUSD - 3) <= BUDGET_PUSD
 
 
+def test_no_interleaving_of_processes_ever_exceeds_the_budget(counters: Counters, tmp_path: Path) -> None:
+    with _crowd(tmp_path / "counters", "churn", 4) as crowd:
+        _go(crowd)
+        assert [_line(process) for process in crowd] == ["0"] * 4
+    assert counters.reserved(SLOT) == counters.spent(SLOT) == 0
+
+
 def test_requests_per_minute_are_one_limit_for_all_processes(counters: Counters, tmp_path: Path) -> None:
     with _crowd(tmp_path / "counters", "take", 4) as crowd:
         _go(crowd)
