@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from outpace.engines.protocol import Engine, Reader
+from outpace.engines.protocol import Call, Engine, Reader
 from outpace.values.clock import SystemClock, sleep_blocking
 from outpace.values.deployment import Launch
 from outpace.values.requests import EngineBound
@@ -114,6 +114,12 @@ class RunningReplica:
             raise
         call.reader.started(response.status, {})
         return connection, response, call.reader
+
+    def post_and_leave_open(self, call: Call) -> http.client.HTTPConnection:
+        """Send a call and wait for nothing."""
+        connection = self.connection()
+        connection.request("POST", self._base + call.path, call.body, self._headers())
+        return connection
 
     def ask(self, request: EngineBound) -> Exchange:
         """Send a request and read the whole answer through the reader. Raises what the reader raises."""

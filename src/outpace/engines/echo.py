@@ -10,7 +10,7 @@ import msgspec
 
 from outpace.engines import child
 from outpace.engines.echo_server import EchoConfig
-from outpace.engines.echo_words import Switches
+from outpace.engines.echo_words import Switches, num_words
 from outpace.engines.openai_body import PATHS, rebuilt, wants_usage
 from outpace.engines.parameters import Declared, settings_of
 from outpace.engines.protocol import Call, Capabilities, Load, Readiness
@@ -70,7 +70,9 @@ class Echo:
         model = None if is_same else msgspec.json.encode(deployment.name)
         body = rebuilt(request, deployment.engine_model)
         if getattr(request, "stream", None):
-            reader = PassingReader(self.error, wants_usage=wants_usage(request), model=model)
+            reader = PassingReader(
+                self.error, wants_usage=wants_usage(request), model=model, prompt_tokens=num_words(body)
+            )
             return Call(path=PATHS[endpoint], body=body, reader=reader)
         return Call(path=PATHS[endpoint], body=body, reader=AnswerReader(self.error, model))
 

@@ -130,6 +130,14 @@ def plan_completions(body: Body, switches: Switches) -> Plan:
     return Plan(choices, sum(map(len, prompts)), switches)
 
 
+def num_words(raw: bytes) -> int:
+    """Prompt tokens of a request body, as the plans count them."""
+    body = msgspec.json.decode(raw, type=Body)
+    if body.messages:
+        return sum(len(_text(message.content).split()) for message in body.messages)
+    return sum(len(_words(prompt)) for prompt in _prompts(body.prompt))
+
+
 def embeddings(body: Body) -> tuple[list[list[float] | str], int]:
     """A unit vector per input that only depends on its words, and the number of words."""
     inputs = [_words(item) for item in _prompts(body.input)]

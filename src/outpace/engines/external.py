@@ -2,8 +2,8 @@
 
 The replica's address is the deployment's `base_url` as given (…/v1); paths are appended to it, as SDKs do.
 The body is rebuilt from the parsed request under the upstream's model name; the answer shows the public name.
-Usage is always asked for. An upstream that ignores that is counted by its deltas and its prompt stays 0; the
-reader then says `is_estimated`. Errors come without the upstream's address, paths and keys.
+Usage is always asked for. Until it comes, and with an upstream that ignores that, deltas are counted and the prompt is
+taken as a token per four bytes of the body; the reader then says `is_estimated`. Errors come without the upstream's address, paths and keys.
 
 Honoured: what the OpenAI API defines, as far as the upstream honours it; an upstream that refuses a field is quoted.
 Refused here: engine extras (`top_k`, …) that an OpenAI API does not know, and what is billed in units that are not
@@ -51,6 +51,8 @@ PARAMETERS: dict[Task, frozenset[str]] = {
     "completions": frozenset({*_TEXT, "prompt", "best_of", "echo", "suffix"}),
     "embeddings": frozenset({"input", "dimensions", "encoding_format"}),
 }
+# English text, by the usual rule of thumb.
+_BYTES_PER_TOKEN = 4
 _DECLARED = Declared("external", PARAMETERS)
 
 
@@ -82,7 +84,12 @@ class ExternalApi:
         model = msgspec.json.encode(deployment.name)
         body = rebuilt(request, deployment.engine_model)
         if getattr(request, "stream", None):
-            reader = PassingReader(self.error, wants_usage=wants_usage(request), model=model)
+            reader = PassingReader(
+                self.error,
+                wants_usage=wants_usage(request),
+                model=model,
+                prompt_tokens=len(body) // _BYTES_PER_TOKEN,
+            )
             return Call(path=path, body=body, reader=reader)
         return Call(path=path, body=body, reader=AnswerReader(self.error, model))
 

@@ -147,11 +147,15 @@ class _Frame(NamedTuple):
 class PassingReader(EventReader):
     """Events of an engine that keeps to the contract: passed on, usage as the client asked for it.
 
-    An engine that reports no usage is counted by its deltas (`is_estimated`).
+    `prompt_tokens` counts until the engine reports usage; an engine that never does is counted by it and by the
+    deltas (`is_estimated`).
     """
 
-    def __init__(self, error: ErrorOf, *, wants_usage: bool, model: bytes | None = None) -> None:
+    def __init__(
+        self, error: ErrorOf, *, wants_usage: bool, model: bytes | None = None, prompt_tokens: int = 0
+    ) -> None:
         super().__init__(error)
+        self._prompt_tokens = prompt_tokens
         self._wants_usage = wants_usage
         self._model = model
         # The engine's own `"model":"…"`, as its first event wrote it.
@@ -165,7 +169,7 @@ class PassingReader(EventReader):
 
     @property
     def is_estimated(self) -> bool:
-        """The engine reported no usage: `usage` counts deltas, the prompt is unknown."""
+        """The engine reported no usage: `usage` counts deltas, and the prompt as given."""
         return self.is_complete and self._reported is None
 
     def feed(self, piece: bytes) -> bytes:
