@@ -234,3 +234,26 @@ async def test_an_external_deployment_needs_its_key_and_no_process(home: Home, i
         )
         assert is_set or "SOME_KEY is not set" in (entry.reason or "")
         assert rig.lives == {}
+
+
+async def test_while_models_are_looked_up_again_adopted_replicas_keep_their_facts(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outpace.control.reconcile._FIRST_LOOK_UP_S", 0.0)
+    go_on = threading.Event()
+
+    def resolve_late(spec: DeploymentSpec) -> Resolved:
+        go_on.wait(10)
+        return resolve_echo(spec)
+
+    async with rig_in(home) as rig:
+        async with rig:
+            rig.reconciler.want(wanted())
+            await rig.until_shown("chat@1")
+            before = rig.snapshot()
+        again = Rig(home, parts_in(home, resolve=resolve_late))
+        again.reconciler.want(wanted())
+        async with again:
+            await again.until(lambda: again.snapshot().version > before.version)
+            assert again.snapshot().deployments == before.deployments
+            go_on.set()

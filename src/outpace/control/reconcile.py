@@ -188,5 +188,7 @@ class Reconciler:
         return served.reason
 
     def _facts(self, served: Served, digest: str | None) -> DeploymentEntry:
-        noted = self.replicas.facts(digest) if digest is not None and digest != served.digest else None
+        """Of the version that is shown; what its replicas were started with, where nothing newer is known."""
+        is_known = served.resolved is not None and digest == served.digest
+        noted = None if is_known or digest is None else self.replicas.facts(digest)
         return noted or facts_of(served.wanted.spec, served.resolved, served.wanted.created_at)

@@ -89,26 +89,30 @@ class Served:
             )
 
     @property
+    def is_here(self) -> bool:
+        """The model is known and its weights are on this machine."""
+        return self.resolved is not None and not self.resolved.needs_pull
+
+    @property
     def is_looked_up(self) -> bool:
         """The first look-up has ended, well or not."""
-        return self.resolved is not None or self.problem is not None or self._pulled is not None
+        return self.resolved is not None or self.problem is not None
 
     def standing(self, now_s: float) -> Standing:
         """What the decision needs to know."""
         start_s = next_start_s(self.failures, self._parts.restart_policy)
-        is_here = self.resolved is not None and not self.resolved.needs_pull
         return Standing(
             name=self.wanted.spec.name,
             digest=self.digest,
             desired=self.wanted.desired,
-            may_start=is_here and start_s is not None and now_s >= start_s,
+            may_start=self.is_here and start_s is not None and now_s >= start_s,
         )
 
     @property
     def is_given_up(self) -> bool:
         """Nothing more happens soon by itself: the breaker is open, or the model is not to be had."""
-        is_unresolved = self.resolved is None and self._resolve_failures.in_a_row > 0
-        return is_unresolved or is_open(self.failures, self._parts.restart_policy)
+        is_missing = not self.is_here and self._resolve_failures.in_a_row > 0
+        return is_missing or is_open(self.failures, self._parts.restart_policy)
 
     @property
     def reason(self) -> str | None:
@@ -133,7 +137,7 @@ class Served:
 
     def resolve_when_due(self) -> None:
         """Start looking the model up, and bringing its weights, when that is to be done now."""
-        if self.resolved is not None or self._resolving is not None:
+        if self.is_here or self._resolving is not None:
             return
         due_s = next_start_s(self._resolve_failures, _RESOLVE_AGAIN)
         if due_s is not None and self._parts.clock.monotonic_s() >= due_s:
@@ -142,13 +146,16 @@ class Served:
     async def _resolve(self) -> None:
         spec = self.wanted.spec
         try:
-            resolved = await in_thread(self._parts.resolve, spec)
-            if resolved.needs_pull:
+            self.resolved = await in_thread(self._parts.resolve, spec)
+            if self.resolved.needs_pull:
                 _LOG.info("pull_started", deployment=spec.name)
                 self._pulled = (0, None)
                 await in_thread(self._parts.pull, spec, self._progressed)
-                resolved = await in_thread(self._parts.resolve, spec)
-            self.resolved, self.problem = resolved, None
+                self.resolved = await in_thread(self._parts.resolve, spec)
+            if self.resolved.needs_pull:
+                self._unresolved("the weights are still missing after they were pulled")
+                return
+            self.problem = None
         except OutpaceError as error:
             self._unresolved(str(error))
         except Exception as error:  # noqa: BLE001 (a tick's edge: one deployment must not stop the others)
@@ -176,11 +183,6 @@ def expected_s(served: Served, now_s: float, started_s: float) -> float | None:
     if served.last_load_s is None:
         return None
     return max(0.5, served.last_load_s - (now_s - started_s))
-
-
-def with_desired(wanted: Wanted, desired: int) -> Wanted:
-    """The same wish with another number of replicas."""
-    return msgspec.structs.replace(wanted, desired=desired)
 
 
 def _pull_words(done_bytes: int, total_bytes: int | None) -> str:

@@ -83,7 +83,9 @@ class Store:
             if known is not None:
                 return _key(known)
             is_earlier = (
-                keys.c.id.startswith(OWNER_ID, autoescape=True) & (keys.c.name == grant.name) & keys.c.revoked_at.is_(None)
+                keys.c.id.startswith(OWNER_ID, autoescape=True)
+                & (keys.c.name == grant.name)
+                & keys.c.revoked_at.is_(None)
             )
             connection.execute(keys.update().where(is_earlier).values(revoked_at=now))
             return _insert_key(connection, secret, grant, now, new_id(OWNER_ID))
