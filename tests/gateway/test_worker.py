@@ -54,6 +54,20 @@ async def post(echo: Platform, payload: bytes, key: str = SECRET) -> tuple[int, 
         return answer.status, headers, await answer.json()
 
 
+async def known(made: Platform, key: str, *, is_good: bool = True) -> None:
+    """Return when every worker knows the key (or knows it no more): ten fresh connections in a row agree."""
+    agreed = 0
+    async with asyncio.timeout(10):
+        while agreed < 10:
+            headers = {"authorization": f"Bearer {key}"}
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(made.url + "/v1/models", headers=headers) as got,
+            ):
+                agreed = agreed + 1 if (got.status == 200) is is_good else 0
+            await asyncio.sleep(0 if agreed else 0.05)
+
+
 # -- answers
 
 
@@ -247,24 +261,24 @@ async def test_a_revoked_key_is_refused_everywhere_within_seconds(tmp_path: Path
         assert (await post(made, body("hello")))[0] == 200
         made.keys.clear()
         made.publish()
-        await asyncio.sleep(0.5)
+        await known(made, SECRET, is_good=False)
         statuses = {(await post(made, body("hello")))[0] for _ in range(8)}
         assert statuses == {401}
 
 
 async def test_two_hundred_at_once_with_money_for_five(tmp_path: Path) -> None:
     async with echo_platform(tmp_path, workers=2) as made:
-        payload = body("echo:delay_ms=300 hi", max_tokens=10)
+        payload = body("echo:delay_ms=3000 hi", max_tokens=10)
         made.add_key("op-poor", budget_pusd=1)
         made.publish()
-        await asyncio.sleep(0.4)
+        await known(made, "op-poor")
         _, _, refusal = await post(made, payload, key="op-poor")
         assert refusal["error"]["code"] == "insufficient_quota"
         worst_pusd = await _worst_case_pusd(made, payload)
         made.keys = {digest: key for digest, key in made.keys.items() if key.name != "op-poor"}
         made.add_key("op-five", budget_pusd=5 * worst_pusd, slot=9)
         made.publish()
-        await asyncio.sleep(0.4)
+        await known(made, "op-five")
         answers = await asyncio.gather(*(post(made, payload, key="op-five") for _ in range(200)))
         assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 195
         refused = next(headers for status, headers, _ in answers if status == 429)
@@ -278,7 +292,7 @@ async def _worst_case_pusd(made: Platform, payload: bytes) -> int:
     opened = [record for record in made.records() if isinstance(record, Reserved)]
     key = made.add_key("op-rich", budget_pusd=10**15, slot=7)
     made.publish()
-    await asyncio.sleep(0.4)
+    await known(made, "op-rich")
     await post(made, payload, key="op-rich")
     opened = [record for record in made.records() if isinstance(record, Reserved) and record.key_id == key.id]
     return opened[-1].reserved_pusd
@@ -288,7 +302,7 @@ async def test_without_max_tokens_the_answer_ends_where_the_money_does(tmp_path:
     async with echo_platform(tmp_path, tokens=5_000) as made:
         made.add_key("op-little", budget_pusd=1_000_000, slot=3)
         made.publish()
-        await asyncio.sleep(0.4)
+        await known(made, "op-little")
         status, _, answer = await post(made, body("hello"), key="op-little")
         assert status == 200
         assert answer["choices"][0]["finish_reason"] == "length"
@@ -299,7 +313,7 @@ async def test_limits_per_minute_come_with_openais_headers(tmp_path: Path) -> No
     async with echo_platform(tmp_path, workers=2) as made:
         made.add_key("op-slow", rpm=5, slot=4)
         made.publish()
-        await asyncio.sleep(0.4)
+        await known(made, "op-slow")
         answers = [await post(made, body("hello"), key="op-slow") for _ in range(8)]
         assert [status for status, _, _ in answers] == [200] * 5 + [429] * 3
         assert [int(headers["x-ratelimit-remaining-requests"]) for _, headers, _ in answers[:5]] == [
@@ -319,7 +333,7 @@ async def test_an_unpriced_model_is_never_free_for_a_key_with_a_budget(echo: Pla
     echo.add_key("op-budget", budget_pusd=10**12)
     echo.deploy("unpriced", [echo.deployments["echo"].replicas[0].address], price=None)
     echo.publish()
-    await asyncio.sleep(0.4)
+    await known(echo, "op-budget")
     payload = body("hello").replace(b'"echo"', b'"unpriced"')
     assert (await post(echo, payload))[0] == 200
     status, _, answer = await post(echo, payload, key="op-budget")
@@ -366,7 +380,7 @@ async def test_a_killed_worker_leaves_a_mark_to_bill_and_another_worker_goes_on(
     async with echo_platform(tmp_path) as made:
         made.add_key("op-budget", budget_pusd=10**12, slot=5)
         made.publish()
-        await asyncio.sleep(0.4)
+        await known(made, "op-budget")
         _, writer = await asyncio.open_connection("127.0.0.1", made.port)
         payload = body("echo:token_interval_ms=10 a b", max_tokens=5_000, stream=True)
         writer.write(request_bytes(payload, key="op-budget"))

@@ -11,6 +11,7 @@ from outpace.engines.protocol import Call, Engine
 from outpace.gateway.admit import Admitted, admit, find_deployment, require_rate, take_rate
 from outpace.gateway.door import Cycle
 from outpace.gateway.headers import JSON, SSE, answer_head
+from outpace.gateway.openai.media import require_json
 from outpace.gateway.openai.parse import parse_chat, parse_completion, parse_embedding
 from outpace.gateway.openai.prompts import check_vocabulary
 from outpace.gateway.openai.support import require_supported
@@ -23,7 +24,6 @@ from outpace.values.errors import EngineFailed, EngineTimedOut, InvalidInput, Ou
 from outpace.values.money import Price
 from outpace.values.records import LoadSeen, Progressed, Refused, Reserved, Settled
 from outpace.values.requests import (
-    ChatRequest,
     EmbeddingRequest,
     Endpoint,
     EngineBound,
@@ -127,6 +127,7 @@ class Service:
         arrival: Arrival,
     ) -> None:
         """Serve one request to its end. Raises OutpaceError only while nothing was reserved or sent."""
+        require_json(cycle.content_type)
         raw = await cycle.whole_body()
         if raw is None:
             return
@@ -135,8 +136,7 @@ class Service:
         arrival.model = deployment.name
         engine = self._engine(deployment.engine)
         require_supported(request, engine.capabilities, deployment.name)
-        if not isinstance(request, ChatRequest):
-            check_vocabulary(request, deployment.vocabulary)
+        check_vocabulary(request, deployment.vocabulary)
         arrival.rate, arrival.taken_tokens = take_rate(self._meter, key, request, len(raw))
         require_rate(key, arrival.rate, arrival.taken_tokens)
         admitted = admit(self._meter, key, deployment, request, len(raw))
