@@ -109,7 +109,7 @@ class LlamaCpp:
             threads=order.threads,
             embeddings="embeddings" in order.tasks,
         )
-        return child.launch_module("outpace.engines.llamacpp_child", config, path, order.token)
+        return child.launch_module("outpace.engines.llamacpp_main", config, path, order.token)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         is_embedding = deployment.tasks == ("embeddings",)
