@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from outpace.cli.options import HomeOption, JsonOption, home_at
 from outpace.cli.show import as_json
 from outpace.cli.weights import fetch_weights
+from outpace.values.home import Home
 
 if TYPE_CHECKING:
     from outpace.lab.making import Product
@@ -25,7 +27,8 @@ def register(app: typer.Typer) -> None:
 def quantize(
     model: Annotated[str, typer.Argument(help="A name from `outpace models`, or the path of a GGUF file.")],
     to: Annotated[
-        str, typer.Option("--to", help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix.")
+        str,
+        typer.Option("--to", help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix; fp8-dynamic."),
     ],
     home: HomeOption = None,
     json: JsonOption = False,
@@ -35,17 +38,50 @@ def quantize(
     Whether the result is good enough to serve is for `outpace gate` to say.
     """
     # Imported late: numpy and gguf would slow down every other command.
-    from outpace.lab.making import produce, source_of
+    from outpace.lab.making import CHECKPOINTS, produce, source_of
     from outpace.precision.recipes import recipe
 
     layout = home_at(home)
     layout.make()
+    if to in CHECKPOINTS:
+        _quantize_checkpoint(layout, model, to, json)
+        return
     recipe(to)
     fetch_weights(layout, model, is_quiet=json)
     source = source_of(model, layout.artifacts)
     with watching(f"{source.model}  {to}") as report:
         product = produce(source, to, layout.artifacts, report)
     _say(product, json)
+
+
+def _quantize_checkpoint(layout: Home, model: str, to: str, json: bool) -> None:
+    from outpace.lab.making import produce_checkpoint
+
+    if not Path(model).expanduser().is_dir():
+        fetch_weights(layout, model, is_quiet=json)
+    with watching(f"{model}  {to}") as report:
+        made = produce_checkpoint(model, to, layout.artifacts, report)
+    lineage = made.record.lineage
+    if json:
+        as_json(
+            {
+                "model": lineage.model,
+                "precision": to,
+                "path": str(made.path),
+                "size_bytes": made.record.size_bytes,
+                "sha256": made.record.sha256,
+                "was_present": made.was_present,
+                "source_precision": lineage.source_format,
+                "source_sha256": lineage.source_sha256,
+                "tool": lineage.tool,
+                "calibration_sha256": lineage.calibration_sha256,
+            }
+        )
+        return
+    state = "was there" if made.was_present else "made"
+    typer.echo(f"{lineage.model}  {to}  {made.record.size_bytes / 1e6:,.1f} MB  {state}")
+    typer.echo(f"  {made.path}")
+    typer.echo("  no gate runs here: no engine of this machine computes FP8; gate it where it will serve")
 
 
 @contextlib.contextmanager

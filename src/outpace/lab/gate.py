@@ -9,7 +9,7 @@ import msgspec
 
 from outpace.engines.registry import engine
 from outpace.hardware.machine import Machine
-from outpace.lab.llamacpp_scorer import LlamaScorer
+from outpace.lab.llamacpp_scorer import SETTINGS, LlamaScorer
 from outpace.lab.replica import LabVariant, running
 from outpace.lab.trace_cache import RecordingScorer, recording_path
 from outpace.precision.gate import Watch, limits_sha256, run_gate
@@ -151,4 +151,5 @@ def _recording(order: GateOrder) -> Path:
         side.kv_precision,
         engine_version(),
         order.item_set.sha256,
+        SETTINGS,
     )

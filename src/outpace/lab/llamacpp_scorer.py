@@ -19,15 +19,17 @@ from outpace.precision.traces import Step, Trace
 from outpace.values.errors import EngineFailed, InvalidInput
 
 # Positions per item, and per item with a schema.
-POSITIONS = 16
-_SCHEMA_POSITIONS = 24
-_ANSWER_TOKENS = 96
+POSITIONS = 12
+_SCHEMA_POSITIONS = 16
+_ANSWER_TOKENS = 64
 _LISTED = 64
 # The candidate lists more, so that few of the reference's tokens are missing.
 _LISTED_FOLLOWING = 128
 _DEADLINE_S = 120.0
 # An end mark or half a character as the sampled token would suppress the probabilities; they are taken before biases.
 _PLAIN, _CERTAIN = "a", 1000.0
+# What a recording of this scorer's answers depends on, besides the replica and the items.
+SETTINGS = f"{POSITIONS},{_SCHEMA_POSITIONS},{_ANSWER_TOKENS},{_LISTED}"
 _GREEDY = {"temperature": 0.0, "top_k": 1, "cache_prompt": True}
 
 

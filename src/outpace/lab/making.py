@@ -1,6 +1,8 @@
 """Joins catalogue and precision: a model's weights at any format, shipped or made, ready to be served or gated."""
 
 import hashlib
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,10 @@ from outpace.catalogue.resolve import Resolved, resolve
 from outpace.catalogue.store import ArtifactStore
 from outpace.lab.gate import Side
 from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, sha256_of
+from outpace.precision.checkpoint import shards
 from outpace.precision.formats import weight_format
+from outpace.precision.fp8 import make_fp8_dynamic
+from outpace.precision.from_gguf import make_checkpoint
 from outpace.precision.ggml import quantizer_version
 from outpace.precision.gguf_maker import Report, make_gguf, report_nothing
 from outpace.precision.recipes import recipe
@@ -19,6 +24,8 @@ from outpace.values.errors import InvalidInput
 # Formats that lose nothing against what a publisher's 16-bit file holds.
 _UNQUANTIZED = ("f32", "f16", "bf16")
 REFERENCE = "f16"
+# Formats that are checkpoint folders for vLLM and TensorRT-LLM.
+CHECKPOINTS = ("fp8-dynamic",)
 # Keys, names and rounding to blocks, beside the weights themselves.
 _OVERHEAD = 1.1
 _KEYS_BYTES = 16 * 1024 * 1024
@@ -102,6 +109,39 @@ def produce(source: Source, to: str, artifacts: Path, report: Report = report_no
     return _product(source, made)
 
 
+def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = report_nothing) -> MadeArtifact:
+    """A checkpoint folder at FP8, of a folder of safetensors or of a Llama model's GGUF.
+
+    Raises as `produce` does.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        digest = hashlib.sha256("".join(map(sha256_of, shards(folder))).encode()).hexdigest()
+        name, source_format, needed_bytes = folder.name, "checkpoint", _bytes_of(folder)
+    else:
+        source = source_of(model, artifacts)
+        name, source_format, digest = source.model, source.precision, source.sha256
+        # The checkpoint at BF16 stands beside the made one for a moment.
+        needed_bytes = source.parameters * 4
+    lineage = Lineage(
+        model=name,
+        source_sha256=digest,
+        source_format=source_format,
+        format=to,
+        tool=f"outpace {version('outpace')}; compressed-tensors float-quantized",
+    )
+
+    def make(target: Path) -> None:
+        if folder.is_dir():
+            make_fp8_dynamic(folder, target, report)
+            return
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="bf16-") as between:
+            make_checkpoint(source.path, Path(between))
+            make_fp8_dynamic(Path(between), target, report)
+
+    return MadeStore(artifacts).make(lineage, needed_bytes, make)
+
+
 def reference_format(source: Source) -> str:
     """What a gate compares with: the source when it was never quantized, else its exact numbers at F16."""
     return source.precision if source.precision in _UNQUANTIZED else REFERENCE
@@ -144,6 +184,10 @@ def _sha256(resolved: Resolved, store: ArtifactStore) -> str:
 def _needed_bytes(source: Source, name: str) -> int:
     stored = weight_format(name)
     return int(source.parameters * max(stored.bits, stored.rest_bits) / 8 * _OVERHEAD) + _KEYS_BYTES
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def _recipe_digest(wanted: object) -> str:
