@@ -1,7 +1,5 @@
 """Bulk prediction: every row is answered, none with an invented number."""
 
-from time import perf_counter
-
 import pytest
 from tests.planner.samples import CLOSED_8B, STATIC_70B, case
 
@@ -61,12 +59,11 @@ def test_per_gpu_is_the_whole_divided() -> None:
     assert each["unit"] == "tok/s/GPU"
 
 
-def test_two_thousand_cases_take_far_less_than_ten_seconds() -> None:
-    rows = [case(batch_or_concurrency=str(1 + n % 64), isl=str(100 + n)) for n in range(2000)]
-    start = perf_counter()
-    answers = predict(rows, shipped_calibration())
-    assert perf_counter() - start < 10
-    assert all(answer.estimate for answer in answers)
+def test_many_cases_are_answered_like_each_alone() -> None:
+    rows = [case(batch_or_concurrency=str(1 + n % 64), isl=str(100 + n)) for n in range(200)]
+    together = predict(rows, shipped_calibration())
+    [alone] = predict([rows[137]], shipped_calibration())
+    assert together[137].estimate == alone.estimate
 
 
 def test_a_split_that_is_not_given_is_chosen_and_said() -> None:

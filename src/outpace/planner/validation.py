@@ -50,10 +50,12 @@ def usable(truth: GroundTruth) -> list[Measurement]:
     return kept
 
 
-def left_out(rows: Sequence[Measurement], scheme: str, progress: Callable[[str], None]) -> list[LeftOut]:
+def left_out(
+    rows: Sequence[Measurement], scheme: str, progress: Callable[[str], None], folds: int = _FOLDS
+) -> list[LeftOut]:
     """Out-of-fold residuals of every row under a scheme."""
     given = evidence(rows)
-    fold = _folds([SCHEMES[scheme](row.setup) for row in rows])
+    fold = _folds([SCHEMES[scheme](row.setup) for row in rows], folds)
     found = np.zeros(len(rows))
     for number in sorted(set(fold.tolist())):
         progress(f"{scheme}: fold {number + 1} of {fold.max() + 1}")
@@ -73,13 +75,13 @@ def _residuals(given: Evidence, hidden: "np.ndarray[tuple[int], np.dtype[np.bool
     return left
 
 
-def _folds(names: Sequence[str]) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
+def _folds(names: Sequence[str], count: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
     """Whole groups into folds of about equal size; a group never spans two."""
-    sizes, place = [0] * _FOLDS, {}
-    for name, count in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])):
+    sizes, place = [0] * count, {}
+    for name, size in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])):
         smallest = sizes.index(min(sizes))
         place[name] = smallest
-        sizes[smallest] += count
+        sizes[smallest] += size
     return np.array([place[name] for name in names])
 
 
@@ -93,11 +95,15 @@ class SchemeResult:
 
 
 def calibrate(
-    truth: GroundTruth, folder: Path, today: date, progress: Callable[[str], None]
+    truth: GroundTruth,
+    folder: Path,
+    today: date,
+    progress: Callable[[str], None],
+    schemes: Sequence[str] = tuple(SCHEMES),
 ) -> tuple[Calibration, list[SchemeResult]]:
     """Fit everything, with error bars and accuracy from the rows left out."""
     rows = usable(truth)
-    by_scheme = {scheme: left_out(rows, scheme, progress) for scheme in SCHEMES}
+    by_scheme = {scheme: left_out(rows, scheme, progress) for scheme in schemes}
     progress("all rows: final fit")
     given = evidence(rows)
     logs = fit_quantities(given, iterations=12)
