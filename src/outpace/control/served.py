@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from outpace.control.assembly import ALL_TASKS
