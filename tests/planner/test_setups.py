@@ -71,6 +71,11 @@ def test_data_set_lengths_are_known_by_name() -> None:
     assert (setup.isl, setup.osl) == (260, 294.45)
 
 
+def test_mlperf_lengths_follow_from_the_model_when_notes_are_silent() -> None:
+    setup = resolve(case(model="GPT-J-6B", isl="dataset", osl="", metric="mlperf_server_samples"))
+    assert (setup.isl, setup.osl) == (778, 73)
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [

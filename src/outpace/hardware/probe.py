@@ -13,7 +13,7 @@ from outpace.values.errors import InvalidInput
 from outpace.values.units import MIB
 
 # Several times any level-3 cache, so that reads come from memory.
-_READ_BYTES = 512 * MIB
+_READ_BYTES = 256 * MIB
 _MATRIX = 1024
 _READ_ROUNDS = 6
 _MULTIPLY_ROUNDS = 6

@@ -127,7 +127,7 @@ def resolve(case: Case) -> Setup:
     notes = case.notes.lower()
     on = device(case.gpu)
     stored = _weights(case.weights_precision, named.implied_format, named.shape)
-    isl, osl = _lengths(case, notes)
+    isl, osl = _lengths(case, notes, named.shape.name)
     load, concurrency = _load(case, metric, notes)
     split, replicas, reading = _split(case, named.shape, on, stored, notes)
     if _whole_concurrency(notes) and split.attention_dp == 1 and named.shape.moe_layers:
@@ -197,10 +197,10 @@ def _kv(written: str) -> KvFormat:
     return kv_format(written or "auto")
 
 
-def _lengths(case: Case, notes: str) -> tuple[float, float]:
+def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
     isl, osl = _number(case.isl), _number(case.osl)
     if isl is None or osl is None:
-        known = _named_workload(f"{notes} {case.isl.lower()}")
+        known = _named_workload(f"{notes} {case.isl.lower()}") or _mlperf_workload(case.metric, model)
         isl = known[0] if isl is None and known else isl
         osl = known[1] if osl is None and known else osl
     if osl is None and case.metric.startswith("ttft"):
@@ -213,18 +213,34 @@ def _lengths(case: Case, notes: str) -> tuple[float, float]:
     return max(isl, 1.0), osl
 
 
+@dataclass(frozen=True)
+class _Workload:
+    """Mean lengths of a data set, the words that name it, and the model that MLPerf runs it with."""
+
+    match: tuple[str, ...]
+    mlperf_model: str
+    isl: float
+    osl: float
+
+
 @cache
-def _workloads() -> tuple[tuple[tuple[str, ...], float, float], ...]:
+def _workloads() -> tuple[_Workload, ...]:
     text = files("outpace.planner").joinpath("workloads.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text).values()
-    return tuple((tuple(row["match"]), float(row["isl"]), float(row["osl"])) for row in table)
+    return tuple(
+        _Workload(tuple(row["match"]), row.get("mlperf_model", ""), float(row["isl"]), float(row["osl"]))
+        for row in tomllib.loads(text).values()
+    )
 
 
 def _named_workload(text: str) -> tuple[float, float] | None:
-    for words, isl, osl in _workloads():
-        if any(word in text for word in words):
-            return isl, osl
-    return None
+    found = (load for load in _workloads() if any(word in text for word in load.match))
+    return next(((load.isl, load.osl) for load in found), None)
+
+
+def _mlperf_workload(metric: str, model: str) -> tuple[float, float] | None:
+    if not metric.startswith("mlperf"):
+        return None
+    return next(((load.isl, load.osl) for load in _workloads() if load.mlperf_model == model), None)
 
 
 def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
