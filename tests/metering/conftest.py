@@ -89,11 +89,17 @@ def engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
         yield request.getfixturevalue("sqlite_engine")
         return
     folder = request.getfixturevalue("postgres_folder")
-    engine = sa.create_engine(
-        f"postgresql+psycopg://test@/postgres?host={folder}",
-        connect_args={"options": f"-c lock_timeout={BUSY_S * 1000:.0f}"},
-    )
+    engine = make_postgres(folder)
     tables.metadata.drop_all(engine)
     tables.metadata.create_all(engine)
     yield engine
     engine.dispose()
+
+
+def make_postgres(folder: Path, options: str = "") -> sa.Engine:
+    """An engine with a short wait for locks and one pooled connection."""
+    return sa.create_engine(
+        f"postgresql+psycopg://test@/postgres?host={folder}",
+        connect_args={"options": f"-c lock_timeout={BUSY_S * 1000:.0f} {options}"},
+        pool_size=1,
+    )

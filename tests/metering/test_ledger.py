@@ -2,10 +2,12 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.metering.conftest import make_postgres, make_sqlite
 from tests.metering.requests import AT_S, PRICE, marked, reserved, settled
 
 from outpace.metering import (
@@ -146,16 +148,51 @@ def test_a_locked_database_loses_nothing(sqlite_engine: sa.Engine, tmp_path: Pat
     assert Reports(sqlite_engine).balance().is_balanced
 
 
-def test_a_locked_postgres_loses_nothing(postgres_folder: Path, engine: sa.Engine, tmp_path: Path) -> None:
-    if engine.dialect.name != "postgresql":
-        pytest.skip("this one is about PostgreSQL")
+@pytest.fixture
+def postgres(postgres_folder: Path) -> Iterator[sa.Engine]:
+    """An empty ledger on PostgreSQL."""
+    engine = make_postgres(postgres_folder)
+    tables.metadata.drop_all(engine)
+    tables.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_a_locked_postgres_loses_nothing(postgres: sa.Engine, tmp_path: Path) -> None:
     file = _write(tmp_path, reserved("one"), settled("one"))
-    ledger = _ledger(engine)
-    with engine.begin() as other:
+    ledger = _ledger(postgres)
+    with postgres.begin() as other:
         other.execute(sa.text("LOCK TABLE journal_files IN ACCESS EXCLUSIVE MODE"))
         with pytest.raises(LedgerUnavailable):
             ledger.ingest(file)
     assert ledger.ingest(file).num_records == 2
+
+
+def test_a_postgres_that_cuts_connections_or_turns_read_only_loses_nothing(
+    postgres: sa.Engine, postgres_folder: Path, tmp_path: Path
+) -> None:
+    file = _write(tmp_path, reserved("one"), settled("one"))
+    ledger = _ledger(postgres)
+    assert ledger.bases() == {}
+    ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    other = make_postgres(postgres_folder)
+    with other.begin() as connection:
+        connection.execute(ended)
+    other.dispose()
+    with pytest.raises(LedgerUnavailable):
+        ledger.ingest(file)
+    read_only = make_postgres(postgres_folder, "-c default_transaction_read_only=on")
+    with pytest.raises(LedgerUnavailable):
+        _ledger(read_only).ingest(file)
+    read_only.dispose()
+    assert ledger.ingest(file).num_records == 2
+    assert Reports(postgres).balance().is_balanced
+
+
+def test_a_database_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+    away = make_sqlite(tmp_path / "nowhere" / "ledger.db")
+    with pytest.raises(LedgerUnavailable):
+        _ledger(away).bases()
 
 
 def test_days_are_utc_days_of_settlement_whatever_the_clock_does(engine: sa.Engine, tmp_path: Path) -> None:
