@@ -57,13 +57,11 @@ def test_only_what_was_asked_for_is_sent() -> None:
     assert body_of(chat(user="me", metadata={"a": "b"}, store=False)) == {
         "model": "inside",
         "messages": [{"role": "user", "content": "hi"}],
+        # Only a stream is given up when its client leaves, whatever the client asked for.
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
     }
-
-
-def test_a_stream_asks_for_usage_and_progress() -> None:
-    body = body_of(chat(stream=True))
-    assert body["stream_options"] == {"include_usage": True}
-    assert body["return_progress"] is True
 
 
 def test_names_differ_where_llamacpp_differs() -> None:
@@ -135,22 +133,6 @@ def test_template_variables_are_flags_and_short_words(kwargs: dict[str, Any]) ->
     assert body_of(chat(chat_template_kwargs={"enable_thinking": False}))["chat_template_kwargs"] == {
         "enable_thinking": False
     }
-
-
-@pytest.mark.parametrize(
-    ("fields", "is_streamed"),
-    [
-        ({}, False),
-        ({"max_tokens": 100}, False),
-        ({"max_tokens": 8000}, True),
-        ({"n": 2}, True),
-        ({"logprobs": True}, True),
-    ],
-)
-def test_a_streamed_leg_is_used_only_when_the_plain_answer_would_not_do(
-    fields: dict[str, Any], is_streamed: bool
-) -> None:
-    assert body_of(chat(**fields)).get("stream", False) is is_streamed
 
 
 @pytest.mark.parametrize("field", ["suffix", "best_of", "min_tokens", "stop_token_ids", "return_token_ids"])

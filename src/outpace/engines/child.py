@@ -65,8 +65,8 @@ def clear_socket(path: str) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def fail(code: str, reason: str) -> NoReturn:
+def fail(code: str, reason: str, log_fd: int = 2) -> NoReturn:
     """End this process with status 1 and one JSON line on stderr."""
-    line = msgspec.json.encode({"event": "replica_failed", "code": code, "reason": reason}).decode()
-    print(line, file=sys.stderr, flush=True)
+    line = msgspec.json.encode({"event": "replica_failed", "code": code, "reason": reason})
+    os.write(log_fd, line + b"\n")
     raise SystemExit(1)

@@ -2,8 +2,9 @@
 
 The replica's address is the deployment's `base_url` as given (…/v1); paths are appended to it, as SDKs do.
 The body is rebuilt from the parsed request under the upstream's model name; the answer shows the public name.
-Usage is always asked for. Until it comes, and with an upstream that ignores that, deltas are counted and the prompt is
-taken as a token per four bytes of the body; the reader then says `is_estimated`. Errors come without the upstream's address, paths and keys.
+Usage is always asked for. Until it comes, and with an upstream that ignores that, deltas are counted and the prompt
+is taken as a token per four bytes of the body; the reader then says `is_estimated`.
+Errors come without the upstream's address, paths and keys.
 
 Honoured: what the OpenAI API defines, as far as the upstream honours it; an upstream that refuses a field is quoted.
 Refused here: engine extras (`top_k`, …) that an OpenAI API does not know, and what is billed in units that are not

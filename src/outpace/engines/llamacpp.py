@@ -9,8 +9,9 @@ top_p 0.95, top_k 40, min_p 0.05).
 - `echo` repeats text prompts; not with `logprobs`. `chat_template_kwargs` takes flags and short words.
 - Refused: `suffix`, `best_of`, `min_tokens`, `stop_token_ids`, `return_token_ids`, `reasoning_effort`, `verbosity`,
   `dimensions`, parts that are no text, custom tools.
-A request uses a streamed leg, folded, when only that tells the truth: several choices or prompts (llama.cpp's JSON
-counts one), log-probabilities, `echo`, forced tools, and an output limit that might not fit the context.
+The leg to llama.cpp is always a stream, folded for requests that do not stream: only a stream is given up when its
+connection closes (a plain request was seen to run to its end), counts every choice, and tells the prompt's length
+early. An embedding request runs to its end.
 """
 
 import re
@@ -19,14 +20,13 @@ from typing import Any
 
 from outpace.engines import child
 from outpace.engines.folding import FoldingReader
-from outpace.engines.llamacpp_answer import ChatAnswerReader, TextAnswerReader
 from outpace.engines.llamacpp_body import chat_body, completion_body, embedding_body
 from outpace.engines.llamacpp_config import LlamaConfig, LlamaSettings
 from outpace.engines.llamacpp_reader import LlamaReader, StreamPlan, too_long
 from outpace.engines.llamacpp_tools import plan_tools
 from outpace.engines.openai_body import PATHS, wants_usage
 from outpace.engines.parameters import Declared, settings_of
-from outpace.engines.protocol import Call, Capabilities, Load, Reader, Readiness
+from outpace.engines.protocol import Call, Capabilities, Load, Readiness
 from outpace.engines.readers import AnswerReader
 from outpace.engines.refusals import EngineError, parse_error, refused, translate
 from outpace.engines.wire import ENCODE
@@ -75,11 +75,6 @@ PARAMETERS: dict[Task, frozenset[str]] = {
 }
 _DECLARED = Declared("llamacpp", PARAMETERS)
 _ORDERED = frozenset({"parallel", "context_tokens", "threads"})
-# A chat template adds marks around each message and a system text of its own; a token is at least one byte.
-_TEMPLATE_TOKENS = 1_024
-_MESSAGE_TOKENS = 64
-# A tokenizer may add a token at either end.
-_PROMPT_TOKENS = 8
 _EMBEDDING_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 # What llama.cpp puts before the part of a message that tells something.
 _PREAMBLE = re.compile(r"^Unable to generate parser for this template\. Automatic parser generation failed: ")
@@ -140,64 +135,43 @@ class LlamaCpp:
         body = chat_body(request, deployment, tools)
         plan = StreamPlan(
             is_chat=True,
-            wants_usage=wants_usage(request),
+            wants_usage=bool(request.stream) and wants_usage(request),
             num_choices=request.n or 1,
             output_tokens=output_limit_tokens(request),
             context_tokens=deployment.context_tokens,
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             tools=tools,
         )
-        margin_tokens = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * len(request.messages)
-        return _leg(PATHS["chat"], body, plan, bool(request.stream), margin_tokens)
+        return _leg(PATHS["chat"], body, plan, bool(request.stream))
 
     def _completion(self, request: CompletionRequest, deployment: DeploymentEntry) -> Call:
         body = completion_body(request, deployment)
-        prompt = request.prompt
         plan = StreamPlan(
             is_chat=False,
-            wants_usage=wants_usage(request),
+            wants_usage=bool(request.stream) and wants_usage(request),
             num_choices=request.n or 1,
-            num_prompts=num_prompts(prompt),
+            num_prompts=num_prompts(request.prompt),
             output_tokens=body["max_tokens"],
             context_tokens=deployment.context_tokens,
             top_logprobs=request.logprobs,
             echoed=_echoed(request),
             is_output_dropped=request.max_tokens == 0,
         )
-        return _leg(PATHS["completions"], body, plan, bool(request.stream), _PROMPT_TOKENS)
+        return _leg(PATHS["completions"], body, plan, bool(request.stream))
 
     def _embedding(self, request: EmbeddingRequest, deployment: DeploymentEntry) -> Call:
         body = ENCODE(embedding_body(request, deployment))
         return Call(path=PATHS["embeddings"], body=body, reader=AnswerReader(partial(_error, 0, False)))
 
 
-def _leg(path: str, body: dict[str, Any], plan: StreamPlan, is_stream: bool, margin_tokens: int) -> Call:
-    """The call and its reader: plain JSON where that tells everything, else a stream, folded if need be."""
-    error = partial(_error, plan.output_tokens or 1, plan.is_chat)
-    if not is_stream and not _is_told_by_events_only(plan):
-        encoded = ENCODE(body)
-        if _fits(plan, len(encoded) + margin_tokens):
-            reader: Reader = ChatAnswerReader(error) if plan.is_chat else TextAnswerReader(error)
-            return Call(path=path, body=encoded, reader=reader)
+def _leg(path: str, body: dict[str, Any], plan: StreamPlan, is_stream: bool) -> Call:
+    """The call and its reader: a stream, folded when the client wants one answer."""
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
     body["return_progress"] = True
-    events = LlamaReader(error, plan)
+    events = LlamaReader(partial(_error, plan.output_tokens or 1, plan.is_chat), plan)
     reader = events if is_stream else FoldingReader(events, plan.is_chat)
     return Call(path=path, body=ENCODE(body), reader=reader)
-
-
-def _is_told_by_events_only(plan: StreamPlan) -> bool:
-    is_one = plan.num_choices * plan.num_prompts == 1
-    is_reshaped = plan.top_logprobs is not None or plan.tools.forced or plan.echoed or plan.is_output_dropped
-    return not is_one or bool(is_reshaped)
-
-
-def _fits(plan: StreamPlan, bound_tokens: int) -> bool:
-    """The prompt, a token being at least a byte of the body, leaves room for the output asked for."""
-    if plan.output_tokens is None or plan.context_tokens is None:
-        return True
-    return bound_tokens + plan.output_tokens <= plan.context_tokens
 
 
 def _echoed(request: CompletionRequest) -> tuple[str, ...]:

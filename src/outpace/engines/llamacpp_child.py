@@ -8,9 +8,7 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +17,7 @@ import xllamacpp
 
 from outpace.engines import child
 from outpace.engines.llamacpp_config import LlamaConfig
+from outpace.values.clock import sleep_blocking
 
 _KV_TYPES = {
     "f32": xllamacpp.ggml_type.GGML_TYPE_F32,
@@ -38,6 +37,10 @@ _VERBOSITY = 2
 # Each open connection holds one of llama.cpp's HTTP threads, an idle one too: without spare threads a health
 # probe would wait behind streams.
 _SPARE_HTTP_THREADS = 32
+# The last thing that llama.cpp says when it gives up.
+_LOG_END = b"exiting due to"
+_LOG_POLLS = 50
+_LOG_POLL_S = 0.02
 _LOG_ERROR = re.compile(r"^[\d.]+ E (.*)$")
 _LOG_SOURCE = re.compile(r"^\w+(?:\s\s*\w+)*:\s+")
 
@@ -63,14 +66,24 @@ def main() -> None:
 
 
 def _start(config: LlamaConfig, token: str) -> Any:
-    server = None
-    with _captured_stderr() as log:
+    """The listening server. llama.cpp's words while loading are kept, so that a failure can be told in one line."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
         try:
             server = xllamacpp.Server(parameters(config, token))
         except Exception as error:  # noqa: BLE001  # a door: whatever the binding raises becomes the reason
-            reason = (_reason(log) or str(error)).replace(config.model_path, "the file")
-    if server is None:
-        child.fail("load_failed", f"llama.cpp could not load {Path(config.model_path).name}: {reason}")
+            said = _last_words(log)
+            # llama.cpp's log thread may go on: our line must stay the last one.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.write(stderr, said)
+            reason = (_reason(said) or str(error)).replace(config.model_path, "the file")
+            name = Path(config.model_path).name
+            child.fail("load_failed", f"llama.cpp could not load {name}: {reason}", stderr)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        log.seek(0)
+        os.write(2, log.read())
     return server
 
 
@@ -134,25 +147,19 @@ def _require_weights(path: str) -> None:
         child.fail("weights_invalid", f"{Path(path).name} is no GGUF file; pull the model again")
 
 
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[BinaryIO]:
-    """llama.cpp's words while loading: kept, so that a failure can be told in one line, then passed on."""
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield log
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            log.seek(0)
-            os.write(2, log.read())
+def _last_words(log: BinaryIO) -> bytes:
+    """What llama.cpp wrote; its log thread is given a moment to end."""
+    for _ in range(_LOG_POLLS):
+        log.seek(0)
+        said = log.read()
+        if _LOG_END in said:
+            break
+        sleep_blocking(_LOG_POLL_S)
+    return said
 
 
-def _reason(log: BinaryIO) -> str:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()
+def _reason(said: bytes) -> str:
+    lines = said.decode(errors="replace").splitlines()
     errors = [match[1] for line in lines if (match := _LOG_ERROR.match(line))]
     return "; ".join(dict.fromkeys(_LOG_SOURCE.sub("", error) for error in errors[:3]))
 
