@@ -30,6 +30,12 @@ def write_gguf(path: Path, tensors: dict[str, NDArray[np.float32]]) -> Path:
     """A GGUF of these tensors at F32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
     writer.add_array("tokenizer.ggml.tokens", ["a", "ä", "<|end|>"])
     for name, values in tensors.items():

@@ -29,7 +29,7 @@ async def test_what_says_the_same_passes_before_the_items_end() -> None:
 
 async def test_what_is_broken_is_refused_after_the_first_wave() -> None:
     outcome, num_items, reason = await outcome_of(FakeScorer(*FAR))
-    assert (outcome, num_items) == ("refuse", 16)
+    assert (outcome, num_items) == ("refuse", 8)
     assert "above" in reason
 
 

@@ -29,7 +29,7 @@ _DEADLINE_S = 120.0
 # An end mark or half a character as the sampled token would suppress the probabilities; they are taken before biases.
 _PLAIN, _CERTAIN = "a", 1000.0
 # What a recording of this scorer's answers depends on, besides the replica and the items.
-SETTINGS = f"{POSITIONS},{_SCHEMA_POSITIONS},{_ANSWER_TOKENS},{_LISTED}"
+SETTINGS = f"tokens,{POSITIONS},{_SCHEMA_POSITIONS},{_ANSWER_TOKENS},{_LISTED}"
 _GREEDY = {"temperature": 0.0, "top_k": 1, "cache_prompt": True}
 
 
@@ -45,6 +45,7 @@ class _Position(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     content: str
+    tokens: list[int] = []
     completion_probabilities: list[_Position] = []
 
 
@@ -99,8 +100,14 @@ class LlamaScorer:
                 n_predict=_ANSWER_TOKENS if at_length else positions,
                 n_probs=_LISTED,
                 schema=item.schema,
+                return_tokens=True,
             )
-        return Trace(item.id, done.content, tuple(map(_step, done.completion_probabilities[:positions])))
+        tokens = tuple(done.tokens[:positions])
+        listed = done.completion_probabilities[: len(tokens)]
+        # llama.cpp drops the probabilities of tokens that end inside a character: then each position is asked for.
+        if tuple(position.id for position in listed) != tokens:
+            return Trace(item.id, done.content, await self.follow(item, tokens))
+        return Trace(item.id, done.content, tuple(map(_step, listed)))
 
     async def follow(self, item: Item, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         """How likely each of `tokens` is after the item and those before it."""

@@ -21,11 +21,12 @@ from outpace.values.clock import Clock
 ALPHA = 0.05
 _FEWEST_TO_PASS = 48
 _FEWEST_OF_A_KIND = 8
-# Items between two decisions: small enough for a broken artifact to be caught in seconds.
+# Items between two decisions; the first few are enough for what is broken outright.
 WAVE_ITEMS = 16
+FIRST_WAVE_ITEMS = 8
 # Every n-th item is answered freely and at length by both, and every item with a schema.
 FREE_ANSWER_EVERY = 6
-_WORST = 5
+_WORST = 3
 _SHOWN_CHARACTERS = 400
 
 
@@ -90,9 +91,10 @@ async def run_gate(
 
 
 def waves(items: Sequence[Item]) -> Iterator[list[tuple[int, Item]]]:
-    """Items with their places, in pieces; items of one document stay in order, as they share a prompt's beginning."""
+    """Items with their places, in the pieces after which a decision is taken."""
     numbered = list(enumerate(items))
-    for start in range(0, len(numbered), WAVE_ITEMS):
+    yield numbered[:FIRST_WAVE_ITEMS]
+    for start in range(FIRST_WAVE_ITEMS, len(numbered), WAVE_ITEMS):
         yield numbered[start : start + WAVE_ITEMS]
 
 
@@ -231,11 +233,12 @@ async def _complete_worst(
 ) -> None:
     """Have the worst items answered at length by both, so that a person can read them side by side."""
     items = {item.id: item for item in item_set.items}
-    for index, result in _worst(results):
-        if result.candidate_text is None:
-            said = await reference.answer(items[result.item_id])
-            own = await candidate.answer(items[result.item_id])
-            results[index] = msgspec.structs.replace(result, reference_text=said, candidate_text=own)
+    silent = [(index, result) for index, result in _worst(results) if result.candidate_text is None]
+    asked = [items[result.item_id] for _, result in silent]
+    said = await asyncio.gather(*map(reference.answer, asked))
+    own = await asyncio.gather(*map(candidate.answer, asked))
+    for (index, result), right, wrong in zip(silent, said, own, strict=True):
+        results[index] = msgspec.structs.replace(result, reference_text=right, candidate_text=wrong)
 
 
 def _worst(results: Sequence[ItemResult]) -> list[tuple[int, ItemResult]]:
