@@ -27,7 +27,9 @@ _CORRECTION_HUBER_LOG = 0.3
 _NUDGE = 0.02
 _MOST_STEP = 0.7
 _CONVERGED = 1e-3
-_MOST_GRADIENTS = 200
+_STILL = 0.1
+_LIGHT_DAMPING = 0.01
+_MOST_GRADIENTS = 80
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,17 @@ class _Unknowns:
         return {name: np.exp(at[entries].sum(axis=1)) for name, entries in self.entries.items()}
 
 
-def fit_quantities(given: Evidence, iterations: int = 8) -> dict[str, float]:
-    """Logs of all quantities and group offsets that explain the rows best."""
+def fit_quantities(
+    given: Evidence, iterations: int = 8, start: dict[str, float] | None = None
+) -> dict[str, float]:
+    """Logs of all quantities and group offsets that explain the rows best.
+
+    A start near the answer saves steps; the light damping then brings an offset whose rows were left out
+    back to its prior within two steps, so that it teaches nothing.
+    """
     unknowns = _unknowns(given.batch)
-    at, damping = unknowns.prior.copy(), 1.0
+    at = unknowns.prior.copy() if start is None else np.array([start[name] for name in unknowns.names])
+    damping = 1.0 if start is None else _LIGHT_DAMPING
     cost, residual = _cost(given, unknowns, at)
     for _ in range(iterations):
         curvature, slope = _normal_equations(given, unknowns, at, residual)
@@ -87,7 +96,7 @@ def fit_quantities(given: Evidence, iterations: int = 8) -> dict[str, float]:
             damping *= 4
         else:
             break
-        settled = cost - new_cost < _CONVERGED * cost
+        settled = cost - new_cost < _CONVERGED * cost and float(np.abs(step).max()) < _STILL
         at, cost, residual, damping = at + step, new_cost, new_residual, max(damping / 5, 1e-4)
         if settled:
             break
@@ -142,13 +151,6 @@ def _normal_equations(
     return curvature, weighted.T @ residual + (at - unknowns.prior) / unknowns.spread**2
 
 
-def fit_corrections(given: Evidence, logs: dict[str, float]) -> dict[str, float]:
-    """Shrunken coefficients of the traits that explain what the physical quantities leave over."""
-    left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
-    used = np.flatnonzero(given.weights > 0)
-    return corrections_of(trait_table([given.rows[i].setup for i in used]), left[used], given.weights[used])
-
-
 @dataclass(frozen=True)
 class TraitTable:
     """A sparse matrix of setups by traits, scaled by the traits' prior spreads."""
@@ -182,15 +184,21 @@ def trait_table(setups: Sequence[Setup]) -> TraitTable:
     return TraitTable(np.array(row), np.array(column), np.array(value), spreads, len(setups))
 
 
-def corrections_of(table: TraitTable, left: Numbers, weights: Numbers) -> dict[str, float]:
-    """Ridge coefficients under a Huber loss, by reweighting."""
-    trust = np.clip(weights / weights.mean(), 0.3, 3.0)
+def corrections_of(table: TraitTable, left: Numbers, weights: Numbers) -> Numbers:
+    """Ridge coefficients under a Huber loss, by reweighting; rows without weight teach nothing."""
+    used = weights > 0
+    trust = np.where(used, np.clip(weights / weights[used].mean(), 0.3, 3.0), 0.0)
     found = np.zeros(len(table.spreads))
     huber = np.ones(table.rows)
     for _ in range(3):
         found = _ridge(table, left, trust * huber, found)
         missed = np.abs(left - table.apply(found))
         huber = np.minimum(1.0, _CORRECTION_HUBER_LOG / np.maximum(missed, 1e-9))
+    return found
+
+
+def named(table: TraitTable, found: Numbers) -> dict[str, float]:
+    """Coefficients by trait, in the traits' own scale."""
     return {name: float(c * spread) for (name, spread), c in zip(table.spreads.items(), found, strict=True)}
 
 
@@ -200,7 +208,7 @@ def _ridge(table: TraitTable, target: Numbers, trust: Numbers, start: Numbers) -
     found = start.copy()
     missing = table.gather(weight * (target - table.apply(found))) - found
     direction, size = missing.copy(), float(missing @ missing)
-    goal = size * 1e-6
+    goal = size * 1e-5
     for _ in range(_MOST_GRADIENTS):
         if size <= goal:
             break

@@ -8,13 +8,22 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outpace.planner.calibration import SCHEMA, Calibration, Spread, seen_by
 from outpace.planner.columns import Numbers
-from outpace.planner.fitting import Evidence, corrections_of, evidence, fit_quantities, trait_table
+from outpace.planner.fitting import (
+    Evidence,
+    TraitTable,
+    corrections_of,
+    evidence,
+    fit_quantities,
+    named,
+    trait_table,
+)
 from outpace.planner.groundtruth import FILES, GroundTruth, Measurement
 from outpace.planner.setups import Load, Quantity, Setup
-from outpace.planner.traits import configuration_of, kind_of, traits, version_of
+from outpace.planner.traits import configuration_of, kind_of, version_of
 
 # What is left out together, from the easiest on: a traffic shape of a measured setup; a setup (everything but
 # lengths and load); then whole devices, models, engine versions and device families.
@@ -50,32 +59,43 @@ def usable(truth: GroundTruth) -> list[Measurement]:
     return kept
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready to be fitted many times: evidence, traits, and the fit of all rows as a start."""
+
+    given: Evidence
+    table: TraitTable
+    logs: dict[str, float]
+
+
+def prepare(rows: Sequence[Measurement]) -> Prepared:
+    """Prepare rows and fit them all once."""
+    given = evidence(rows)
+    return Prepared(given, trait_table([row.setup for row in rows]), fit_quantities(given, iterations=12))
+
+
 def left_out(
-    rows: Sequence[Measurement], scheme: str, progress: Callable[[str], None], folds: int = _FOLDS
+    prepared: Prepared, scheme: str, progress: Callable[[str], None], folds: int = _FOLDS
 ) -> list[LeftOut]:
     """Out-of-fold residuals of every row under a scheme."""
-    given = evidence(rows)
+    rows = prepared.given.rows
     fold = _folds([SCHEMES[scheme](row.setup) for row in rows], folds)
     found = np.zeros(len(rows))
     for number in sorted(set(fold.tolist())):
         progress(f"{scheme}: fold {number + 1} of {fold.max() + 1}")
         hidden = fold == number
-        found[hidden] = _residuals(given, hidden)[hidden]
+        found[hidden] = _residuals(prepared, hidden)[hidden]
     return [LeftOut(row, float(residual)) for row, residual in zip(rows, found, strict=True)]
 
 
-def _residuals(given: Evidence, hidden: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Numbers:
-    logs = fit_quantities(given.without(hidden))
-    left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
-    known = np.flatnonzero(~hidden)
-    table = trait_table([given.rows[i].setup for i in known])
-    corrections = corrections_of(table, left[known], given.weights[known])
-    for i in np.flatnonzero(hidden):
-        left[i] -= sum(corrections.get(t.name, 0.0) * t.value for t in traits(given.rows[i].setup))
-    return left
+def _residuals(prepared: Prepared, hidden: NDArray[np.bool_]) -> Numbers:
+    given = prepared.given.without(hidden)
+    logs = fit_quantities(given, start=prepared.logs)
+    left: Numbers = given.log_values - given.batch.log_metric(given.batch.rates(logs))
+    return left - prepared.table.apply(corrections_of(prepared.table, left, given.weights))
 
 
-def _folds(names: Sequence[str], count: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
+def _folds(names: Sequence[str], count: int) -> NDArray[np.intp]:
     """Whole groups into folds of about equal size; a group never spans two."""
     sizes, place = [0] * count, {}
     for name, size in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])):
@@ -103,10 +123,10 @@ def calibrate(
 ) -> tuple[Calibration, list[SchemeResult]]:
     """Fit everything, with error bars and accuracy from the rows left out."""
     rows = usable(truth)
-    by_scheme = {scheme: left_out(rows, scheme, progress) for scheme in schemes}
-    progress("all rows: final fit")
-    given = evidence(rows)
-    logs = fit_quantities(given, iterations=12)
+    progress("all rows: fit")
+    prepared = prepare(rows)
+    given, logs = prepared.given, prepared.logs
+    by_scheme = {scheme: left_out(prepared, scheme, progress) for scheme in schemes}
     left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
     setups = [row.setup for row in rows]
     results = [
@@ -119,7 +139,7 @@ def calibrate(
         rows=len(rows),
         left_out=dict(truth.left_out.most_common()),
         logs=logs,
-        corrections=corrections_of(trait_table(setups), left, given.weights),
+        corrections=named(prepared.table, corrections_of(prepared.table, left, given.weights)),
         spreads={key: value for scheme, found in by_scheme.items() for key, value in spreads(scheme, found)},
         accuracy={
             f"{scheme}/{name}": figures
