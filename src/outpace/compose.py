@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from outpace import __version__
 from outpace import settings as settings_room
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
-from outpace.values.deployment import DeploymentSpec
+from outpace.values.deployment import DeploymentSpec, External
 from outpace.values.home import Home
 from outpace.values.money import Price
 
@@ -90,7 +91,7 @@ def control_parts(settings: Settings) -> "ControlParts":
 
     clock, home = SystemClock(), settings_room.home_of(settings)
     pool = LocalPool(home, clock)
-    models = Models(home)
+    models = Models(home, settings.workers)
 
     async def programs() -> ProgramList:
         return ProgramList([child for child in await pool.everything() if not child.is_replica])
@@ -125,9 +126,10 @@ def _control_settings(settings: Settings) -> "ControlSettings":
 class Models:
     """The catalogue as control sees it: specs resolved to what a replica needs."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, workers: int = 1) -> None:
         from outpace.catalogue import ArtifactStore
 
+        self._workers = workers
         self._store = ArtifactStore(home.artifacts)
 
     def resolve(self, spec: DeploymentSpec) -> "Resolved":
@@ -135,7 +137,9 @@ class Models:
         from outpace.catalogue import resolve
         from outpace.control.parts import Resolved
 
-        assert spec.model is not None, "external deployments are not resolved"
+        if spec.external is not None:
+            return _elsewhere(spec.external)
+        assert spec.model is not None, "a spec names a model or an external API"
         found = resolve(spec.model, spec.precision, self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
         engine = DEFAULT_ENGINE if engine == "auto" else engine
@@ -153,6 +157,7 @@ class Models:
             artifact_path=str(found.artifact_path) if found.artifact_path else None,
             needs_pull=found.needs_pull,
             parallel=size.parallel,
+            in_flight=self._in_flight(size.parallel) if engine == DEFAULT_ENGINE else None,
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
 
@@ -182,6 +187,13 @@ class Models:
 
         return [listing(card, self._store) for card in shipped_cards().values()]
 
+    def _in_flight(self, parallel: int) -> int:
+        """Twice what runs at once, so that no sequence waits for its next request; over all workers together.
+
+        llama.cpp holds a thread for each request it has: with more requests than threads it answers nobody.
+        """
+        return max(2, math.ceil(2 * parallel / self._workers))
+
     def _size(self, found: "Found", settings: Mapping[str, str | int | float | bool]) -> "ReplicaSize":
         from outpace.fleet.sizing import ReplicaSize, replica_size
 
@@ -193,6 +205,19 @@ class Models:
             parallel=int(settings.get("parallel", size.parallel)),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
+
+
+def _elsewhere(external: External) -> "Resolved":
+    from outpace.control.parts import Resolved
+
+    return Resolved(
+        engine="external",
+        model=external.model,
+        engine_model=external.model,
+        owned_by="external",
+        precision="unknown",
+        tasks=("chat", "completions", "embeddings"),
+    )
 
 
 def _kv_bytes_per_token(found: "Found") -> float:

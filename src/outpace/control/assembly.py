@@ -48,13 +48,16 @@ def facts_of(spec: DeploymentSpec, resolved: Resolved | None, created_at: float)
         control_texts=resolved.control_texts if resolved else (),
         price=spec.price,
         engine_settings=spec.engine_settings,
+        replica_in_flight=resolved.in_flight if resolved else None,
     )
 
 
-def launched_entries(lives: Sequence[Life], digest: str | None) -> tuple[ReplicaEntry, ...]:
+def launched_entries(
+    lives: Sequence[Life], digest: str | None, in_flight: int | None = None
+) -> tuple[ReplicaEntry, ...]:
     """The replicas that may get traffic: ready, and of the version that is shown."""
     return tuple(
-        ReplicaEntry(id=life.id, address=life.address, token=life.token)
+        ReplicaEntry(id=life.id, address=life.address, token=life.token, max_in_flight=in_flight)
         for life in lives
         if life.state == "ready" and life.digest == digest
     )

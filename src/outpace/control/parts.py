@@ -40,6 +40,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     # Sequences that one replica runs at once, and threads that it may use.
     parallel: int = 1
     threads: int = 1
+    # Requests that one gateway worker may have at one replica; None: the engine queues without limit.
+    in_flight: int | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True):

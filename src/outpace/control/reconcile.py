@@ -156,11 +156,12 @@ class Reconciler:
         own = [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
         now_s = self._parts.clock.monotonic_s()
         digest = shown_digest(served.standing(now_s), own)
-        replicas = launched_entries(own, digest)
+        facts = self._facts(served, digest)
+        replicas = launched_entries(own, digest, facts.replica_in_flight)
         state = deployment_state(len(replicas), is_given_up=served.is_given_up)
         starting_s = [life.started_s for life in own if life.state == "starting"]
         return msgspec.structs.replace(
-            self._facts(served, digest),
+            facts,
             state=state,
             reason=None if replicas else served.reason,
             price=served.wanted.spec.price,

@@ -131,7 +131,9 @@ def _reserve(
     most_pusd = prompt_pusd + step_pusd * context_tokens
     held_pusd = meter.hold(key.slot, prompt_pusd + step_pusd, most_pusd, key.budget_pusd)
     if held_pusd < most_pusd:
-        _cap_output(request, (held_pusd - prompt_pusd) // step_pusd)
+        affordable_tokens = (held_pusd - prompt_pusd) // step_pusd
+        # A limit between what fits beside the prompt and the context would be refused as too long.
+        _cap_output(request, min(affordable_tokens, max(1, context_tokens - bound_tokens)))
     return held_pusd
 
 

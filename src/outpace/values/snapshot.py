@@ -55,6 +55,8 @@ class DeploymentEntry(msgspec.Struct, frozen=True, kw_only=True):
     # None: unpriced. Served only to keys without a budget.
     price: Price | None = None
     replicas: tuple[ReplicaEntry, ...] = ()
+    # Requests that one gateway worker sends to one of these replicas at once; more wait in the gateway.
+    replica_in_flight: int | None = None
     engine_settings: dict[str, str | int | float | bool] = {}
     # Deployment time-out for one answer, first byte to last.
     timeout_s: float = 600.0
