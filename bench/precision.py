@@ -9,88 +9,30 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import random
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import aiohttp
 import gguf
 import msgspec
 import numpy as np
 
-from outpace.engines.registry import engine
 from outpace.hardware.machine import detect
 from outpace.lab.gate import GateOrder, Side, gate_with_results, machine_name
-from outpace.lab.making import Product, produce, source_of
-from outpace.lab.replica import LabVariant, running
+from outpace.lab.making import produce, source_of
+from outpace.lab.speed import measure_speeds
 from outpace.precision.artifacts import sha256_of
 from outpace.precision.gate import FIRST_WAVE_ITEMS, WAVE_ITEMS, decide
 from outpace.precision.items import shipped_items
 from outpace.precision.measures import ItemResult
 from outpace.values.clock import SystemClock
 
-USERS = 8
-TOKENS = 64
 CLOCK = SystemClock()
 KV_LINE = re.compile(r"llama_kv_cache: size =\s*([\d.]+) MiB")
-
-
-async def speed(products: list[Product], rounds: int, threads: int) -> dict[str, dict[str, float]]:
-    """Output tokens/s, and per second of CPU, at eight users; formats alternate so that noise meets all alike."""
-    seen: dict[str, list[tuple[float, float]]] = {product.precision: [] for product in products}
-    for _ in range(rounds):
-        for product in products:
-            seen[product.precision].append(await _one_round(product, threads))
-    return {
-        product.precision: {
-            "output_tokens_per_s": statistics.median(rate for rate, _ in seen[product.precision]),
-            "output_tokens_per_cpu_s": statistics.median(rate for _, rate in seen[product.precision]),
-            "size_bytes": float(product.size_bytes),
-        }
-        for product in products
-    }
-
-
-async def _one_round(product: Product, threads: int) -> tuple[float, float]:
-    variant = LabVariant(
-        model=product.model,
-        artifact_path=product.path,
-        context_tokens=1024,
-        parallel=USERS,
-        threads=threads,
-    )
-    async with running(engine("llamacpp"), variant, CLOCK) as replica:
-        headers = {"Authorization": f"Bearer {replica.token}"}
-        connector = aiohttp.UnixConnector(replica.address.removeprefix("unix:"))
-        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-            await _user(session, 0, 4)
-            began_s, began_cpu_s = CLOCK.monotonic_s(), _cpu_s(replica.pid)
-            await asyncio.gather(*(_user(session, number, TOKENS) for number in range(USERS)))
-            spent_s, spent_cpu_s = CLOCK.monotonic_s() - began_s, _cpu_s(replica.pid) - began_cpu_s
-    return USERS * TOKENS / spent_s, USERS * TOKENS / spent_cpu_s
-
-
-async def _user(session: aiohttp.ClientSession, number: int, tokens: int) -> None:
-    body = {
-        "prompt": f"Tell me story number {number} about the sea.",
-        "n_predict": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-    }
-    async with session.post("http://replica/completion", json=body) as answer:
-        answer.raise_for_status()
-        await answer.read()
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def kv_bytes(path: Path) -> dict[str, float]:
@@ -219,7 +161,12 @@ def main() -> None:
     if options.bench == "speed":
         source = source_of(options.model, options.artifacts)
         products = [produce(source, name, options.artifacts) for name in names]
-        print(json.dumps(asyncio.run(speed(products, options.rounds, options.threads)), indent=1))
+        speeds = asyncio.run(measure_speeds(products, options.threads, options.rounds, CLOCK))
+        told = {
+            product.precision: {**msgspec.to_builtins(speeds[product.sha256]), "bytes": product.size_bytes}
+            for product in products
+        }
+        print(json.dumps(told, indent=1))
     elif options.bench == "kv":
         print(json.dumps(kv_bytes(source_of(options.model, options.artifacts).path)))
     elif options.bench == "gates":

@@ -18,7 +18,7 @@ from outpace.precision.fp8 import make_fp8_dynamic
 from outpace.precision.from_gguf import make_checkpoint
 from outpace.precision.ggml import quantizer_version
 from outpace.precision.gguf_maker import Report, make_gguf, report_nothing
-from outpace.precision.recipes import recipe
+from outpace.precision.recipes import Recipe, recipe
 from outpace.values.errors import InvalidInput
 
 # Formats that lose nothing against what a publisher's 16-bit file holds.
@@ -93,20 +93,22 @@ def produce(source: Source, to: str, artifacts: Path, report: Report = report_no
     if to.strip().lower() == source.precision:
         return _shipped(source)
     wanted = recipe(to)
-    lineage = Lineage(
-        model=source.model,
-        source_sha256=source.sha256,
-        source_format=source.precision,
-        format=wanted.name,
-        tool=f"{quantizer_version()}; recipe {_recipe_digest(wanted)}",
-    )
 
     def make(folder: Path) -> None:
         make_gguf(source.path, folder / "weights.gguf", wanted, report)
 
-    made = MadeStore(artifacts).make(lineage, _needed_bytes(source, wanted.name), make)
+    needed_bytes = _needed_bytes(source, wanted.name)
+    made = MadeStore(artifacts).make(_lineage(source, wanted), needed_bytes, make)
     gguf.read(made.path)
     return _product(source, made)
+
+
+def find_product(source: Source, to: str, artifacts: Path) -> Product | None:
+    """The source at format `to` if it is here; nothing is made. Raises as `produce` does."""
+    if to.strip().lower() == source.precision:
+        return _shipped(source)
+    made = MadeStore(artifacts).find(_lineage(source, recipe(to)))
+    return _product(source, made) if made else None
 
 
 def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = report_nothing) -> MadeArtifact:
@@ -145,6 +147,16 @@ def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = re
 def reference_format(source: Source) -> str:
     """What a gate compares with: the source when it was never quantized, else its exact numbers at F16."""
     return source.precision if source.precision in _UNQUANTIZED else REFERENCE
+
+
+def _lineage(source: Source, wanted: Recipe) -> Lineage:
+    return Lineage(
+        model=source.model,
+        source_sha256=source.sha256,
+        source_format=source.precision,
+        format=wanted.name,
+        tool=f"{quantizer_version()}; recipe {_recipe_digest(wanted)}",
+    )
 
 
 def _shipped(source: Source) -> Product:
@@ -190,5 +202,5 @@ def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def _recipe_digest(wanted: object) -> str:
+def _recipe_digest(wanted: Recipe) -> str:
     return hashlib.sha256(msgspec.json.encode(wanted)).hexdigest()[:12]

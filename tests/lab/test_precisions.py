@@ -1,0 +1,104 @@
+"""From what is known on disk to what is served; no engine runs here."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.precision.small import matrices, verdict, write_gguf
+
+from outpace.hardware.machine import Machine
+from outpace.lab.gate import engine_version, machine_name
+from outpace.lab.making import Product, find_product, produce, source_of
+from outpace.lab.precisions import Precisions
+from outpace.lab.speed import Speed, SpeedStore
+from outpace.precision.verdict import Outcome, VerdictStore
+from outpace.values.clock import ManualClock
+from outpace.values.errors import InvalidInput
+
+MACHINE = Machine(
+    processor="cpu", features=("avx2",), cores=2, memory_bytes=1, available_bytes=1, accelerators=()
+)
+
+
+class Installation:
+    """A home with one model of the user's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = str(write_gguf(folder / "own.gguf", matrices()))
+        self.source = source_of(self.model, folder)
+        self.precisions = Precisions(folder, MACHINE, ManualClock())
+
+    def knows(self, precision: str, speed: float, outcome: Outcome | None, kv: str = "f16") -> Product:
+        """The format was made, measured and gated."""
+        product = produce(self.source, precision, self.folder)
+        figure = Speed(output_tokens_per_s=speed, output_tokens_per_cpu_s=speed, rounds=1, measured_at=0.0)
+        SpeedStore(self.folder, machine_name(MACHINE)).keep(product.sha256, "f16", figure)
+        if outcome:
+            kept = verdict(outcome, precision, kv)
+            about = msgspec.structs.replace(
+                kept.subject,
+                model=self.source.model,
+                artifact_sha256=product.sha256,
+                engine_version=engine_version(),
+                machine=machine_name(MACHINE),
+            )
+            VerdictStore(self.folder).keep(msgspec.structs.replace(kept, subject=about))
+        return product
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def test_before_anything_is_known_the_shipped_weights_serve(installation: Installation) -> None:
+    chosen = installation.precisions.choose(installation.model)
+    assert chosen.product.path == installation.source.path
+    assert chosen.choice.is_proven
+    assert find_product(installation.source, "q8_0", installation.folder) is None
+
+
+def test_the_fastest_with_a_pass_serves(installation: Installation) -> None:
+    installation.knows("f32", 50, None)
+    installation.knows("q4_0", 160, "refuse")
+    product = installation.knows("q8_0", 120, "pass")
+    chosen = installation.precisions.choose(installation.model)
+    assert chosen.product.path == product.path
+    assert "2.40x f32" in chosen.choice.reason
+    assert chosen.choice.verdict is not None
+
+
+def test_what_is_fast_but_not_gated_is_named_and_not_served(installation: Installation) -> None:
+    installation.knows("f32", 50, None)
+    installation.knows("q4_0", 160, None)
+    choice = installation.precisions.choose(installation.model).choice
+    assert (choice.precision, [option.precision for option in choice.to_gate]) == ("f32", ["q4_0"])
+
+
+def test_a_failed_canary_gives_way(installation: Installation) -> None:
+    installation.knows("f32", 50, None)
+    installation.knows("q8_0", 120, "pass")
+    failed = frozenset({("q8_0", "f16")})
+    assert installation.precisions.choose(installation.model, failed=failed).choice.precision == "f32"
+
+
+def test_by_name_without_a_verdict_needs_the_flag(installation: Installation) -> None:
+    with pytest.raises(InvalidInput, match="--unproven"):
+        installation.precisions.choose(installation.model, "q4_0")
+    chosen = installation.precisions.choose(installation.model, "q4_0", allows_unproven=True)
+    assert not chosen.choice.is_proven
+    assert chosen.product.precision == "q4_0"
+
+
+def test_a_kv_format_is_proven_by_its_own_verdict(installation: Installation) -> None:
+    installation.knows("q8_0", 120, "pass")
+    with pytest.raises(InvalidInput):
+        installation.precisions.choose(installation.model, "q8_0", "q8_0")
+    installation.knows("q8_0", 120, "pass", kv="q8_0")
+    chosen = installation.precisions.choose(installation.model, "q8_0", "q8_0")
+    assert (chosen.choice.is_proven, chosen.choice.kv_precision) == (True, "q8_0")
+
+
+def test_the_shipped_format_by_name_needs_nothing(installation: Installation) -> None:
+    assert installation.precisions.choose(installation.model, "f32").choice.is_proven
