@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.metering.requests import AT_S, marked, reserved, settled
 
@@ -151,6 +151,7 @@ def test_a_part_that_cannot_be_begun_leaves_the_present_one_growing(tmp_path: Pa
     writer.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b"\n", b"\0" * 30, b'["x",1]\n', b"["]))))
 def test_no_bytes_stop_a_reader_or_lose_a_record(
     tmp_path_factory: pytest.TempPathFactory, noise: list[bytes]

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.metering.rates import WINDOW_NS, Decision, decide, duration_text
@@ -16,6 +16,7 @@ def _first(rpm: int | None, tpm: int | None, tokens: int = 1) -> Decision:
     return decide(0, 0, rpm, tpm, tokens, _START_NS)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), _steps)
 def test_a_bucket_admits_what_an_exact_one_does(limit: int, steps: list[tuple[int, int]]) -> None:
     full_at_ns, now_ns, level = 0, _START_NS, Fraction(limit)
@@ -37,6 +38,7 @@ def test_a_bucket_admits_what_an_exact_one_does(limit: int, steps: list[tuple[in
         assert remaining - tolerance <= max(level, Fraction(0)) < remaining + 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(0, WINDOW_NS), st.integers(0, WINDOW_NS))
 def test_waiting_as_told_is_enough(rpm: int, tpm: int, requests_used: int, tokens_used: int) -> None:
     tokens = max(tpm // 2, 1)
@@ -51,6 +53,7 @@ def test_waiting_as_told_is_enough(rpm: int, tpm: int, requests_used: int, token
     assert decide(*before, rpm, tpm, tokens, _START_NS + round(wait_s * 1e9)).state.is_allowed
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**62), 2**62), st.integers(0, 2**61), st.integers(1, 10**9))
 def test_no_clock_makes_a_window_negative_or_longer_than_a_minute(
     full_at_ns: int, now_ns: int, limit: int

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.values.errors import InvalidInput
@@ -22,6 +22,7 @@ _prices_pusd = st.integers(0, 10**9)
 _tokens = st.integers(0, 10**7)
 
 
+@settings(deadline=None)
 @given(_amounts_pusd)
 def test_an_amount_survives_writing_and_reading(pusd: int) -> None:
     text = format_usd(pusd)
@@ -30,6 +31,7 @@ def test_an_amount_survives_writing_and_reading(pusd: int) -> None:
     assert "e" not in text.lower()
 
 
+@settings(deadline=None)
 @given(_amounts_pusd)
 def test_a_negative_amount_is_written_with_its_sign(pusd: int) -> None:
     assert Decimal(format_usd(-pusd)) == -Decimal(format_usd(pusd))
@@ -51,6 +53,7 @@ def test_the_smallest_price_is_exact_and_a_finer_one_refused() -> None:
         parse_usd_per_mtok("0.0000001", "price")
 
 
+@settings(deadline=None)
 @given(_prices_pusd, _prices_pusd, _prices_pusd, _prices_pusd, _tokens, _tokens, _tokens)
 def test_a_cost_is_the_sum_of_its_units(
     fresh_pusd: int,
@@ -68,6 +71,7 @@ def test_a_cost_is_the_sum_of_its_units(
     assert price.cost_pusd(fresh + cached, cached, output // 2) <= cost_pusd
 
 
+@settings(deadline=None)
 @given(_prices_pusd, _prices_pusd, _prices_pusd, _amounts_pusd)
 def test_a_price_is_read_as_written(
     input_pusd: int, output_pusd: int, cached_pusd: int, request_pusd: int
