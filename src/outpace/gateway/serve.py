@@ -310,7 +310,7 @@ class _Run:
                 key_id=admitted.key.id,
                 slot=admitted.key.slot,
                 deployment=admitted.deployment.name,
-                model=admitted.deployment.model,
+                model=admitted.deployment.name,
                 endpoint=endpoint_of(self._request),
                 engine=admitted.deployment.engine,
                 replica=replica.id,

@@ -18,7 +18,7 @@ from outpace.gateway.app import Gateway
 from outpace.gateway.door import Door
 from outpace.gateway.serve import Service
 from outpace.gateway.watch import SnapshotWatch, wait_for_first
-from outpace.metering import JournalWriter
+from outpace.metering import JournalUnwritable, JournalWriter
 from outpace.values.clock import Clock
 
 _log = structlog.get_logger()
@@ -92,7 +92,15 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, worker: Worker
         for task in background:
             task.cancel()
         worker.service.report(0)
-        worker.journal.close()
+        _close_journal(worker.journal)
+
+
+def _close_journal(journal: JournalWriter) -> None:
+    try:
+        journal.close()
+    except JournalUnwritable as error:
+        # Recovery charges what is missing at its last mark.
+        _log.error("journal_unwritable", reason=str(error))
 
 
 async def _report(server: uvicorn.Server, worker: Worker) -> None:
