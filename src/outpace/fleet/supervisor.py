@@ -153,6 +153,7 @@ class Supervisor:
             self._close_watchers()
             socket_path.unlink(missing_ok=True)
             self._home.supervisor.unlink(missing_ok=True)
+            self._home.remove_sockets()
             loop.remove_signal_handler(signal.SIGCHLD)
         if self._refusal is not None:
             raise ProgramRefused(self._refusal)

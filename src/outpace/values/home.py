@@ -1,5 +1,6 @@
 """Where everything lies under OUTPACE_HOME; one place, so that no other file builds such a path."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -68,6 +69,13 @@ class Home:
             return inside
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"outpace-{os.getuid()}-{digest}"
+
+    def remove_sockets(self) -> None:
+        """Remove the sockets of ended processes, and their folder, which may lie outside the home."""
+        for left in self.sockets.glob("*.sock"):
+            left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.sockets.rmdir()
 
     def make(self) -> None:
         """Create the folders with safe modes."""
