@@ -65,6 +65,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
+    @property
+    def is_open(self) -> bool:
+        """The server has not closed it."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def connection_lost(self, error: Exception | None) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_exception(ConnectionError("the server closed the connection"))
@@ -117,14 +122,20 @@ async def run_round(place: int | str, message: bytes, *, connections: int, reque
 
     async def one_client() -> None:
         nonlocal left
+        connection = await connect()
+        while left > 0:
+            left -= 1
+            if not connection.is_open:  # some servers close after a number of requests
+                connection = await connect()
+            result.samples.append(await connection.ask(message))
+        connection.close()
+
+    async def connect() -> Connection:
         if isinstance(place, int):
             _, connection = await loop.create_connection(Connection, "127.0.0.1", place)
         else:
             _, connection = await loop.create_unix_connection(Connection, place)
-        while left > 0:
-            left -= 1
-            result.samples.append(await connection.ask(message))
-        connection.close()
+        return connection
 
     began_s = _clock.monotonic_s()
     await asyncio.gather(*(one_client() for _ in range(connections)))
