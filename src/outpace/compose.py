@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from outpace.catalogue import Resolved as Found
     from outpace.control.parts import ControlParts, ControlSettings, Resolved
     from outpace.fleet.sizing import ReplicaSize
+    from outpace.lab.precisions import Chosen
 
 DEFAULT_ENGINE = "llamacpp"
 
@@ -130,7 +131,10 @@ class Models:
         from outpace.catalogue import ArtifactStore
 
         self._workers = workers
+        self._artifacts = home.artifacts
         self._store = ArtifactStore(home.artifacts)
+        # What was chosen, as long as verdicts and speeds on disk are the same.
+        self._choices: dict[tuple[object, ...], Chosen] = {}
 
     def resolve(self, spec: DeploymentSpec) -> "Resolved":
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
@@ -140,11 +144,11 @@ class Models:
         if spec.external is not None:
             return _elsewhere(spec.external)
         assert spec.model is not None, "a spec names a model or an external API"
-        found = resolve(spec.model, spec.precision, self._store)
+        found = resolve(spec.model, self._shipped_precision(spec), self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
         engine = DEFAULT_ENGINE if engine == "auto" else engine
         size = self._size(found, spec.engine_settings)
-        return Resolved(
+        resolved = Resolved(
             engine=engine,
             model=found.model,
             engine_model=spec.name,
@@ -160,19 +164,67 @@ class Models:
             in_flight=self._in_flight(size.parallel) if engine == DEFAULT_ENGINE else None,
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
+        return self._with_choice(spec, resolved) if engine == DEFAULT_ENGINE else resolved
+
+    def _with_choice(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
+        """With the artifact that layer two takes: the fastest proven one, or the one asked for by name."""
+        is_auto = spec.precision == "auto"
+        # Before anything was gated there is nothing to choose from, and numpy need not be imported.
+        has_verdicts = (self._artifacts / "verdicts").is_dir()
+        if (
+            resolved.artifact_path is None
+            or spec.precision == resolved.precision
+            or (is_auto and not has_verdicts)
+        ):
+            return resolved
+        if not {"chat", "completions"} & set(resolved.tasks):
+            return resolved
+        chosen = self._chosen(spec)
+        is_shipped = chosen.product.lineage is None
+        return msgspec.structs.replace(
+            resolved,
+            artifact_path=str(chosen.product.path),
+            precision=chosen.choice.precision,
+            variant="" if is_shipped else chosen.product.sha256[:12],
+            precision_reason=chosen.choice.reason,
+            is_proven=chosen.choice.is_proven,
+        )
+
+    def _chosen(self, spec: DeploymentSpec) -> "Chosen":
+        from outpace.hardware.machine import detect
+        from outpace.lab.precisions import Precisions
+
+        assert spec.model is not None
+        key = (spec.model, spec.precision, spec.allow_unproven, *map(_changed_ns, _evidence(self._artifacts)))
+        if key not in self._choices:
+            precisions = Precisions(self._artifacts, detect(), SystemClock())
+            chosen = precisions.choose(spec.model, spec.precision, allows_unproven=spec.allow_unproven)
+            self._choices = {known: kept for known, kept in self._choices.items() if known[:2] != key[:2]}
+            self._choices[key] = chosen
+        return self._choices[key]
 
     def pull(self, spec: DeploymentSpec, progress: Callable[[int, int | None], None]) -> None:
         """Bring the weights of a spec's model."""
         from outpace.catalogue import Progress, resolve
 
         assert spec.model is not None, "external deployments have no weights"
-        found = resolve(spec.model, spec.precision, self._store)
+        found = resolve(spec.model, self._shipped_precision(spec), self._store)
 
         def watch(seen: Progress) -> None:
             progress(seen.done_bytes, seen.total_bytes)
 
         if found.to_pull is not None:
             self._store.pull(found.model, found.to_pull, watch)
+
+    def _shipped_precision(self, spec: DeploymentSpec) -> str:
+        """The precision to look up in the catalogue; a format that can be made starts from what was shipped."""
+        from outpace.catalogue import find_card
+        from outpace.precision.recipes import recipes
+
+        card = find_card(spec.model or "")
+        shipped = [weights.precision for weights in card.artifacts] if card else []
+        is_made = spec.precision not in ("auto", *shipped) and spec.precision in recipes()
+        return "auto" if is_made else spec.precision
 
     def list_price(self, model: str) -> Price | None:
         """The list price of a catalogue model; None for anything else."""
@@ -205,6 +257,15 @@ class Models:
             parallel=int(settings.get("parallel", size.parallel)),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
+
+
+def _evidence(artifacts: Path) -> tuple[Path, Path]:
+    """What a choice of precision rests on."""
+    return artifacts / "verdicts", artifacts / "speeds.json"
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _elsewhere(external: External) -> "Resolved":

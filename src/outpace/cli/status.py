@@ -65,8 +65,14 @@ def _deployment_row(deployment: dict[str, Any]) -> tuple[object, ...]:
         deployment["engine"],
         deployment["precision"],
         price_words(deployment["price"]),
-        deployment["reason"] or "",
+        deployment["reason"] or _precision_words(deployment),
     )
+
+
+def _precision_words(deployment: dict[str, Any]) -> str:
+    """Why this format serves; a format without a passing verdict is marked."""
+    reason = deployment.get("precision_reason") or ""
+    return reason if deployment.get("precision_proven") is not False else f"UNPROVEN: {reason}"
 
 
 def _replica_row(replica: dict[str, Any]) -> tuple[object, ...]:

@@ -40,6 +40,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     # Sequences that one replica runs at once, and threads that it may use.
     parallel: int = 1
     threads: int = 1
+    # Names the artifact among those that the model has; replicas of another one are of another version.
+    variant: str = ""
+    # Why this precision was taken, and whether its quality is proven here.
+    precision_reason: str | None = None
+    is_proven: bool = True
     # Requests that one gateway worker may have at one replica; None: the engine queues without limit.
     in_flight: int | None = None
 

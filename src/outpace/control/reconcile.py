@@ -100,6 +100,7 @@ class Reconciler:
         await self._compare_when_due()
         for served in self.served.values():
             served.resolve_when_due()
+            served.reconsider_when_due()
         actions = decide(self._standings(), list(self.replicas.lives.values()))
         for start in [action for action in actions if isinstance(action, Start)]:
             await self.replicas.start(start.replica_id, self.served[start.deployment])

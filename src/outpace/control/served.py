@@ -24,6 +24,9 @@ from outpace.values.errors import OutpaceError
 _LOG = structlog.get_logger()
 _MB = 10**6
 # A model that cannot be found or pulled is tried again, but never in haste.
+_CONSIDER_EVERY_S = 5.0
+# Between a spec's digest and the artifact that serves it.
+_VARIANT = "-"
 _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_open_s=300.0)
 
 
@@ -43,6 +46,7 @@ class Served:
         self._resolve_failures = NO_FAILURES
         self._resolving: asyncio.Task[None] | None = None
         self._changed = changed
+        self._considered_s = parts.clock.monotonic_s()
         self._take_over_external()
 
     def want(self, wanted: Wanted) -> None:
@@ -52,7 +56,7 @@ class Served:
         self._resolve_failures = NO_FAILURES
         self.problem = None
         fresh = digest(wanted.spec)
-        if fresh != self.digest:
+        if fresh != self.digest.partition(_VARIANT)[0]:
             self.digest = fresh
             self.resolved = None
             self.close()
@@ -142,6 +146,33 @@ class Served:
         if due_s is not None and self._parts.clock.monotonic_s() >= due_s:
             self._resolving = asyncio.create_task(self._resolve())
 
+    def reconsider_when_due(self) -> None:
+        """Ask again what to serve: a verdict may have come since. Another artifact is another version."""
+        now_s = self._parts.clock.monotonic_s()
+        if self.is_external or not self.is_here or self._resolving is not None:
+            return
+        if now_s - self._considered_s >= _CONSIDER_EVERY_S:
+            self._considered_s = now_s
+            self._resolving = asyncio.create_task(self._reconsider())
+
+    async def _reconsider(self) -> None:
+        spec = self.wanted.spec
+        try:
+            fresh = await in_thread(self._parts.resolve, spec)
+            if not fresh.needs_pull and self.resolved is not None and fresh.variant != self.resolved.variant:
+                _LOG.info("precision_switched", deployment=spec.name, precision=fresh.precision)
+                self._take_over(fresh)
+        except Exception as error:  # noqa: BLE001 (a tick's edge: what serves goes on serving)
+            _LOG.warning("reconsider_failed", deployment=spec.name, reason=str(error))
+        finally:
+            if self._resolving is asyncio.current_task():
+                self._resolving = None
+
+    def _take_over(self, resolved: Resolved) -> None:
+        self.resolved = resolved
+        own = digest(self.wanted.spec)
+        self.digest = f"{own}{_VARIANT}{resolved.variant}" if resolved.variant else own
+
     async def _resolve(self) -> None:
         spec = self.wanted.spec
         try:
@@ -154,6 +185,7 @@ class Served:
             if self.resolved.needs_pull:
                 self._unresolved("the weights are still missing after they were pulled")
                 return
+            self._take_over(self.resolved)
             self.problem = None
         except OutpaceError as error:
             self._unresolved(str(error))

@@ -24,6 +24,8 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "state": entry.state,
         "reason": reconciler.problem(served),
         "precision": served.resolved.precision if served.resolved else spec.precision,
+        "precision_reason": served.resolved.precision_reason if served.resolved else None,
+        "precision_proven": served.resolved.is_proven if served.resolved else None,
         "price": price_document(spec.price),
         "context_tokens": entry.context_tokens,
         "tasks": list(entry.tasks),

@@ -54,6 +54,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     engine: str = "auto"
     precision: str = "auto"
     kv_precision: str = "auto"
+    # Serve a precision that is asked for by name although no passing verdict backs it; it is marked as such.
+    allow_unproven: bool = False
     speculation: str = "auto"
     replicas: Replicas = Replicas()
     price: Price | None = None
