@@ -6,6 +6,7 @@ import signal
 import threading
 
 import aiohttp
+import msgspec
 import pytest
 from tests.control.rig import Rig, parts_in, resolve_echo, rig_in, wanted
 from tests.fleet.launching import SLEEPER, is_running
@@ -257,3 +258,25 @@ async def test_while_models_are_looked_up_again_adopted_replicas_keep_their_fact
             await again.until(lambda: again.snapshot().version > before.version)
             assert again.snapshot().deployments == before.deployments
             go_on.set()
+
+
+async def test_a_new_verdict_switches_to_another_artifact_without_a_gap(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outpace.control.served._CONSIDER_EVERY_S", 0.0)
+    variants = [""]
+    shown: list[list[str]] = []
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), variant=variants[-1], precision_reason="pass")
+
+    def is_switched() -> bool:
+        shown.append([replica.id for replica in rig.snapshot().deployments["chat"].replicas])
+        return shown[-1] == ["chat@2"]
+
+    async with rig_in(home, resolve=resolve) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        variants.append("0123456789ab")
+        await rig.until(is_switched)
+    assert all(shown)
