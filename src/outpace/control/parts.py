@@ -89,8 +89,13 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     models: Callable[[], list[dict[str, Any]]]
     # The value of an environment variable that holds a secret.
     secret: Callable[[str], str | None]
+    # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
+    prove: Callable[[str], Awaitable[None]] | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()
-    restart_policy: RestartPolicy = RestartPolicy(first_wait_s=0.5, longest_wait_s=30.0, healthy_after_s=60.0)
+    # Killed from outside is no reason to give up: an open breaker is tried again by itself.
+    restart_policy: RestartPolicy = RestartPolicy(
+        first_wait_s=0.5, longest_wait_s=10.0, healthy_after_s=10.0, retry_open_s=30.0
+    )
 
 
 class ProgramList(msgspec.Struct, frozen=True):

@@ -123,7 +123,7 @@ class Served:
         if self._pulled is not None:
             return _pull_words(*self._pulled)
         if is_open(self.failures, self._parts.restart_policy):
-            again = "`outpace scale` or a new deploy tries again"
+            again = "it is tried again by itself; `outpace scale` tries at once"
             return f"{self.failures.in_a_row} starts in a row failed, {again}; the last one: {self.problem}"
         return self.problem
 

@@ -34,7 +34,8 @@ from outpace.values.home import Home
 
 # A program that exits with it (EX_CONFIG of sysexits.h) asks not to be started again: its settings are wrong.
 EXIT_CONFIG = 78
-PROGRAM_RESTARTS = RestartPolicy(retry_open_s=30.0)
+# Nothing works without them, so an open breaker is tried again soon.
+PROGRAM_RESTARTS = RestartPolicy(longest_wait_s=2.0, healthy_after_s=10.0, retry_open_s=5.0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _ENDED_KEPT = 100
 
