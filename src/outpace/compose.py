@@ -17,6 +17,7 @@ from outpace import settings as settings_room
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import DeploymentSpec, External
+from outpace.values.errors import EngineFailed
 from outpace.values.home import Home
 from outpace.values.money import Price
 
@@ -109,7 +110,26 @@ def control_parts(settings: Settings) -> "ControlParts":
         list_price=models.list_price,
         models=models.listing,
         secret=settings_room.secret,
+        prove=None if settings.prove == "off" else functools.partial(_prove, home),
     )
+
+
+async def _prove(home: Home, model: str) -> None:
+    """Run `outpace.lab.prove` for a model; it ends with control. Raises EngineFailed with its last words."""
+    log = home.logs / "prove.log"
+    with log.open("ab") as words:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "outpace.lab.prove", str(home.artifacts), model),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+        )
+    try:
+        if await process.wait() != 0:
+            raise EngineFailed(f"the proof of {model} ended with {process.returncode}; see {log}")
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 def _control_settings(settings: Settings) -> "ControlSettings":

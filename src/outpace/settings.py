@@ -32,6 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database: str | None = None
     # `auto` bills what has a price; `required` refuses deployments without one.
     billing: Literal["auto", "required"] = "auto"
+    # `background` makes and gates faster formats of what is served with precision `auto`, two minutes after its start
+    # and at the lowest priority; `off` leaves that to `outpace gate`.
+    prove: Literal["background", "off"] = "background"
     # Largest request body.
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
     # Seconds that running requests get to end when the platform stops.

@@ -13,6 +13,7 @@ from outpace.control.database import DatabaseBusy, open_database
 from outpace.control.keys import SCOPES, Grant, Key
 from outpace.control.metrics import CONTENT_TYPE, Metrics
 from outpace.control.parts import ControlParts, ControlSettings
+from outpace.control.proofs import Proofs
 from outpace.control.reconcile import Reconciler
 from outpace.control.store import Store, Wanted
 from outpace.control.tail import Tail
@@ -102,14 +103,24 @@ class Control:
             asyncio.create_task(self.books.run()),
             asyncio.create_task(self._serve(importing, stopping)),
         ]
+        proving = self._start_proofs()
         told = asyncio.create_task(stopping.wait())
         await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
+        if proving is not None:
+            proving.cancel()
         crashed = [task for task in tasks if task.done() and not task.cancelled() and task.exception()]
         await self._end(tasks)
         for task in crashed:
             task.result()
         _LOG.info("control_stopped")
+
+    def _start_proofs(self) -> "asyncio.Task[None] | None":
+        """A part that control can lose: it is neither waited for nor missed."""
+        if self._parts.prove is None:
+            return None
+        proofs = Proofs(self._parts.prove, self.reconciler.served, self._parts.clock)
+        return asyncio.create_task(proofs.run())
 
     async def _serve(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
         from outpace.control.admin_server import AdminServer, is_loopback

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -64,7 +65,7 @@ async def running(engine: Engine, variant: LabVariant, clock: Clock) -> AsyncIte
                 stdout=words,
                 stderr=words,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         try:
             await _wait_until_up(process, launch, log, clock)
@@ -121,5 +122,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             return
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends; only Linux can."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

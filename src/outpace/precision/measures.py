@@ -53,7 +53,8 @@ def compare(
         kind=item.kind,
         kl=_mean([divergence(said.top, own.top) for said, own in pairs]),
         disagreement=_mean([float(said.favourite != own.favourite) for said, own in pairs]),
-        loss_increase=_mean([_loss(own) - _loss(said) for said, own in pairs]),
+        # A schema may force tokens that the reference itself does not list: they say nothing.
+        loss_increase=_mean([_loss(own) - _loss(said) for said, own in pairs if said.token in said.top]),
         num_positions=len(pairs),
         diverged_at=parted[0] if parted and item.schema is None else None,
         reference_text=answers[0] if answers else reference.text,
