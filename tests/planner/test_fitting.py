@@ -83,6 +83,7 @@ def test_damaged_and_foreign_calibrations_are_refused(tmp_path: Path) -> None:
 
 def test_the_shipped_calibration_keeps_the_accuracy_that_the_log_claims() -> None:
     figures = shipped_calibration().accuracy
+    assert figures["shape/throughput"]["median"] <= 0.09
     assert figures["near/throughput"]["median"] <= 0.15
     assert figures["family/throughput"]["median"] <= 0.23
     assert figures["near/ttft below saturation"]["median"] <= 0.30
