@@ -110,6 +110,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         list_price=models.list_price,
         models=models.listing,
         secret=settings_room.secret,
+        canary=models.canary_miss,
         prove=None if settings.prove == "off" else functools.partial(_prove, home),
     )
 
@@ -210,6 +211,13 @@ class Models:
             is_proven=chosen.choice.is_proven,
         )
 
+    async def canary_miss(self, address: str, token: str, variant: str) -> str | None:
+        """Why a replica is not what was proven; None when it is, or when nothing was recorded."""
+        from outpace.hardware.machine import detect
+        from outpace.lab.precisions import Precisions
+
+        return await Precisions(self._artifacts, detect(), SystemClock()).canary_miss(address, token, variant)
+
     def _chosen(self, spec: DeploymentSpec) -> "Chosen":
         from outpace.hardware.machine import detect
         from outpace.lab.precisions import Precisions
@@ -279,9 +287,9 @@ class Models:
         )
 
 
-def _evidence(artifacts: Path) -> tuple[Path, Path]:
+def _evidence(artifacts: Path) -> tuple[Path, ...]:
     """What a choice of precision rests on."""
-    return artifacts / "verdicts", artifacts / "speeds.json"
+    return artifacts / "verdicts", artifacts / "speeds.json", artifacts / "canaries"
 
 
 def _changed_ns(path: Path) -> int:

@@ -280,3 +280,37 @@ async def test_a_new_verdict_switches_to_another_artifact_without_a_gap(
         variants.append("0123456789ab")
         await rig.until(is_switched)
     assert all(shown)
+
+
+async def test_a_replica_that_misses_its_canary_never_serves_and_the_next_choice_does(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outpace.control.served._CONSIDER_EVERY_S", 0.0)
+    variants, missed = [""], []
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), variant=variants[-1])
+
+    async def canary(address: str, token: str, variant: str) -> str | None:
+        if variant != "broken":
+            return None
+        missed.append(variant)
+        return "canary: canary-1 differs at token 0"
+
+    async with rig_in(home, resolve=resolve, canary=canary) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        variants.append("broken")
+        await rig.until(lambda: len(missed) > 0)
+        assert [replica.id for replica in rig.snapshot().deployments["chat"].replicas] == ["chat@1"]
+        variants.append("sound")
+        await rig.until(
+            lambda: (
+                [
+                    life.digest.endswith("-sound")
+                    for life in rig.reconciler.replicas.lives.values()
+                    if life.state == "ready"
+                ]
+                == [True]
+            )
+        )

@@ -102,3 +102,18 @@ def test_a_kv_format_is_proven_by_its_own_verdict(installation: Installation) ->
 
 def test_the_shipped_format_by_name_needs_nothing(installation: Installation) -> None:
     assert installation.precisions.choose(installation.model, "f32").choice.is_proven
+
+
+def test_an_artifact_whose_canary_missed_is_not_served_until_it_passes_again(
+    installation: Installation,
+) -> None:
+    installation.knows("f32", 50, None)
+    product = installation.knows("q8_0", 120, "pass")
+    mark = installation.folder / "canaries" / f"{product.sha256}.failed"
+    mark.parent.mkdir()
+    mark.write_text("canary: differs")
+    chosen = installation.precisions.choose(installation.model)
+    assert chosen.choice.precision == "f32"
+    assert "canary failed on q8_0/f16" in chosen.choice.reason
+    mark.unlink()
+    assert installation.precisions.choose(installation.model).choice.precision == "q8_0"

@@ -91,6 +91,8 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     secret: Callable[[str], str | None]
     # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
     prove: Callable[[str], Awaitable[None]] | None = None
+    # Address, token and variant of a replica that has just come up → why it is not what was proven; None: it is.
+    canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()
     # Killed from outside is no reason to give up: an open breaker is tried again by itself.
     restart_policy: RestartPolicy = RestartPolicy(

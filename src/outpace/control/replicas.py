@@ -11,6 +11,7 @@ import structlog
 from outpace.control.assembly import Note, facts_of
 from outpace.control.parts import ControlParts
 from outpace.control.served import Served
+from outpace.control.specs import variant_of
 from outpace.engines.protocol import Engine
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
@@ -289,9 +290,25 @@ class Replicas:
                 await bring_up(life, readiness, clock)
             except OutpaceError as error:
                 return "overdue", str(error)
+            miss = await self._canary_miss(life)
+            if miss is not None:
+                return "overdue", miss
             self._came_up(life)
         last_token_s = self._last_token_s
         return "hung", await watch(life, engine, readiness, self._parts.replica_policy, last_token_s, clock)
+
+    async def _canary_miss(self, life: Life) -> str | None:
+        """Why a replica of a chosen artifact does not answer as it did when it was proven; None when it does."""
+        variant = variant_of(life.digest)
+        if self._parts.canary is None or not variant:
+            return None
+        try:
+            miss = await self._parts.canary(life.address, life.token, variant)
+        except OutpaceError as error:
+            return f"the canary could not be asked: {error}"
+        if miss is not None:
+            _LOG.warning("canary_missed", replica=life.id, reason=miss)
+        return miss
 
     def _came_up(self, life: Life) -> None:
         load_s = self._parts.clock.monotonic_s() - life.started_s

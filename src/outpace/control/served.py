@@ -8,7 +8,7 @@ import structlog
 from outpace.control.assembly import ALL_TASKS
 from outpace.control.decide import Standing
 from outpace.control.parts import ControlParts, Resolved
-from outpace.control.specs import digest
+from outpace.control.specs import VARIANT, digest
 from outpace.control.store import Wanted
 from outpace.control.threads import in_thread
 from outpace.fleet.restarts import (
@@ -25,8 +25,6 @@ _LOG = structlog.get_logger()
 _MB = 10**6
 # A model that cannot be found or pulled is tried again, but never in haste.
 _CONSIDER_EVERY_S = 5.0
-# Between a spec's digest and the artifact that serves it.
-_VARIANT = "-"
 _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_open_s=300.0)
 
 
@@ -56,7 +54,7 @@ class Served:
         self._resolve_failures = NO_FAILURES
         self.problem = None
         fresh = digest(wanted.spec)
-        if fresh != self.digest.partition(_VARIANT)[0]:
+        if fresh != self.digest.partition(VARIANT)[0]:
             self.digest = fresh
             self.resolved = None
             self.close()
@@ -171,7 +169,7 @@ class Served:
     def _take_over(self, resolved: Resolved) -> None:
         self.resolved = resolved
         own = digest(self.wanted.spec)
-        self.digest = f"{own}{_VARIANT}{resolved.variant}" if resolved.variant else own
+        self.digest = f"{own}{VARIANT}{resolved.variant}" if resolved.variant else own
 
     async def _resolve(self) -> None:
         spec = self.wanted.spec

@@ -74,6 +74,15 @@ def price_document(price: Price | None) -> dict[str, str] | None:
     }
 
 
+# Between a spec's digest and the artifact that serves it.
+VARIANT = "-"
+
+
+def variant_of(version: str) -> str:
+    """The artifact that a version runs; empty for the shipped one."""
+    return version.partition(VARIANT)[2]
+
+
 def digest(spec: DeploymentSpec) -> str:
     """Equal for specs whose replicas are interchangeable: price, count and expectations do not matter."""
     facts = (spec.model, spec.engine, spec.precision, spec.kv_precision, spec.speculation, spec.external)

@@ -68,6 +68,11 @@ class Precisions:
         if precision == source.precision:
             return Chosen(choice=_as_shipped(source), product=produce(source, precision, self._artifacts))
         options = self._options(source)
+        failed |= {
+            (option.precision, option.kv_precision)
+            for option in options
+            if option.verdict and self._failed_mark(option.verdict.subject.artifact_sha256).exists()
+        }
         choice = next_safer(options, failed) if failed else choose(options)
         return Chosen(choice=choice, product=produce(source, choice.precision, self._artifacts))
 
@@ -102,6 +107,7 @@ class Precisions:
         )
         verdict = await gate(order, self._clock)
         if verdict.outcome == "pass":
+            self._failed_mark(candidate.artifact_sha256).unlink(missing_ok=True)
             await self._record_canary(source, candidate)
         return verdict
 
@@ -113,6 +119,22 @@ class Precisions:
         canary = msgspec.msgpack.decode(path.read_bytes(), type=Canary)
         async with LlamaScorer(replica, 1) as scorer:
             return await check(scorer, canary)
+
+    async def canary_miss(self, address: str, token: str, variant: str) -> str | None:
+        """Why a replica of the artifact `variant` (first digits of its hash) is not what was proven; None when it is.
+
+        A miss is remembered until a gate passes again: `choose` takes the next best meanwhile, and says so.
+        """
+        path = next((self._artifacts / "canaries").glob(f"{variant}*-{DEFAULT_KV}.msgpack"), None)
+        if path is None:
+            return None
+        canary = msgspec.msgpack.decode(path.read_bytes(), type=Canary)
+        replica = LabReplica(address=address, token=token, pid=0, log=Path())
+        async with LlamaScorer(replica, 1) as scorer:
+            outcome = await check(scorer, canary)
+        if not outcome.is_sound:
+            self._failed_mark(canary.subject_key).write_text(outcome.reason, encoding="utf-8")
+        return None if outcome.is_sound else outcome.reason
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -179,6 +201,9 @@ class Precisions:
         part = path.with_suffix(".part")
         part.write_bytes(msgspec.msgpack.encode(canary))
         part.replace(path)
+
+    def _failed_mark(self, artifact_sha256: str) -> Path:
+        return self._artifacts / "canaries" / f"{artifact_sha256}.failed"
 
     def _canary_path(self, side: Side) -> Path:
         # Not by engine version: an upgrade must answer as before, or be gated anew.
