@@ -122,7 +122,7 @@ def _say(verdict: "Verdict") -> None:
         f"{subject.reference_precision} · KV {subject.reference_kv_precision}: {verdict.outcome.upper()}"
     )
     typer.echo(f"  {verdict.reason}")
-    table(["metric", "seen>", "95 % interval>", "limit>", "items>", ""], map(_row, verdict.metrics))
+    table(["metric", "seen>", "95 % jointly>", "limit>", "items>", ""], map(_row, verdict.metrics))
     parted = verdict.median_divergence_tokens
     typer.echo(
         f"  {verdict.num_items} items, {verdict.num_positions:,} positions in {verdict.duration_s:.0f} s; greedy texts "
