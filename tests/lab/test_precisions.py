@@ -84,7 +84,7 @@ def test_a_failed_canary_gives_way(installation: Installation) -> None:
 
 
 def test_by_name_without_a_verdict_needs_the_flag(installation: Installation) -> None:
-    with pytest.raises(InvalidInput, match="--unproven"):
+    with pytest.raises(InvalidInput, match="allow_unproven"):
         installation.precisions.choose(installation.model, "q4_0")
     chosen = installation.precisions.choose(installation.model, "q4_0", allows_unproven=True)
     assert not chosen.choice.is_proven

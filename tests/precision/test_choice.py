@@ -61,7 +61,7 @@ def test_without_a_reference_there_is_no_choice() -> None:
 @pytest.mark.parametrize("outcome", ["refuse", "undecided", None])
 def test_a_forced_format_without_a_pass_needs_the_flag(outcome: Outcome | None) -> None:
     evidence = verdict(outcome) if outcome else None
-    with pytest.raises(InvalidInput, match="--unproven"):
+    with pytest.raises(InvalidInput, match="allow_unproven"):
         forced("q4_0", "f16", evidence, allows_unproven=False)
     assert not forced("q4_0", "f16", evidence, allows_unproven=True).is_proven
 

@@ -93,7 +93,7 @@ def forced(precision: str, kv_precision: str, verdict: Verdict | None, *, allows
         seen = f"its verdict is {outcome}: {verdict.reason}" if verdict else "it has no verdict here"
         raise InvalidInput(
             "precision",
-            f"{precision} is not proven: {seen}. Run `outpace gate`, say `auto`, or allow it with --unproven",
+            f"{precision} is not proven: {seen}. Run `outpace gate`, say `auto`, or set allow_unproven: true",
         )
     reason = verdict.summary if verdict else "forced without a verdict"
     return Choice(
