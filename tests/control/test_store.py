@@ -119,7 +119,7 @@ def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
     open_database(None, path).dispose()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(Conflict, match="schema 9999, this version of Outpace knows 0001 at most"):
+    with pytest.raises(Conflict, match="schema 9999, this version of Outpace knows 0002 at most"):
         open_database(None, path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)

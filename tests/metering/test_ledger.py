@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.metering.conftest import make_postgres, make_sqlite
@@ -22,7 +23,7 @@ from outpace.metering import (
 from outpace.values import records
 from outpace.values.clock import ManualClock
 from outpace.values.errors import Conflict
-from outpace.values.records import LoadSeen, Record, Refused
+from outpace.values.records import LoadSeen, Record, Refused, Serving
 from outpace.values.usage import Usage
 
 _DAY_S = 86_400
@@ -56,6 +57,15 @@ def test_a_request_becomes_a_receipt_usage_and_spending(engine: sa.Engine, tmp_p
     assert line.cost_pusd == receipt.cost_pusd == reports.key_spend("key_a")
     assert reports.balance().is_balanced
     assert reports.balance().num_open == 0
+
+
+def test_the_receipt_says_how_it_was_served(engine: sa.Engine, tmp_path: Path) -> None:
+    serving = Serving(variant="d@llamacpp", precision="Q4_0", is_proven=False, held_s=1.5, moves=1)
+    served = msgspec.structs.replace(settled("one"), serving=serving)
+    _ledger(engine).ingest(_write(tmp_path, reserved("one"), served))
+    receipt = Reports(engine).receipt("one")
+    assert receipt is not None
+    assert receipt.serving == serving
 
 
 def test_reading_again_changes_nothing(engine: sa.Engine, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "predict": "outpace.cli.predict",
     "quantize": "outpace.cli.quantize",
     "gate": "outpace.cli.gate",
+    "bench": "outpace.cli.bench",
 }
 
 

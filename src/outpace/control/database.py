@@ -16,7 +16,7 @@ from outpace.metering import tables
 from outpace.values.errors import Conflict, InvalidInput, Overloaded
 
 # Every revision in order; the last is the schema of this version.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 # How long a statement waits for another process's lock before it fails.
 LOCK_WAIT_S = 3.0
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from outpace.values.deployment import DeploymentSpec
+from outpace.values.deployment import DeploymentSpec, Standby
 from outpace.values.errors import InvalidInput
 from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse_price
 
@@ -161,7 +161,7 @@ def _check_replicas(spec: DeploymentSpec) -> None:
         raise InvalidInput("replicas.max", f"is smaller than replicas.min ({replicas.min})")
     if max(replicas.min, replicas.max) > MOST_REPLICAS:
         raise InvalidInput("replicas.max", f"at most {MOST_REPLICAS}")
-    if replicas.standby != 0:
+    if replicas.standby not in (0, Standby()):
         raise InvalidInput("replicas.standby", "standby replicas are not part of this version; leave it 0")
 
 

@@ -13,7 +13,7 @@ from outpace.engines.echo_server import EchoConfig
 from outpace.engines.echo_words import Switches, num_words
 from outpace.engines.openai_body import PATHS, rebuilt, wants_usage
 from outpace.engines.parameters import Declared, settings_of
-from outpace.engines.protocol import Call, Capabilities, Load, Readiness
+from outpace.engines.protocol import NO_HINTS, Call, Capabilities, Hints, Load, Readiness
 from outpace.engines.readers import AnswerReader, PassingReader
 from outpace.engines.refusals import translate
 from outpace.values.deployment import Launch, LaunchOrder, Task
@@ -63,7 +63,9 @@ class Echo:
             start_deadline_s=30.0,
         )
 
-    def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
+    def call(
+        self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
+    ) -> Call:
         _DECLARED.check(request)
         endpoint = endpoint_of(request)
         is_same = deployment.engine_model == deployment.name

@@ -15,7 +15,7 @@ import msgspec
 
 from outpace.engines.openai_body import PATHS, rebuilt, wants_usage
 from outpace.engines.parameters import Declared
-from outpace.engines.protocol import Call, Capabilities, Load, Readiness
+from outpace.engines.protocol import NO_HINTS, Call, Capabilities, Hints, Load, Readiness
 from outpace.engines.readers import AnswerReader, PassingReader
 from outpace.engines.refusals import translate
 from outpace.values.deployment import Launch, LaunchOrder, Task
@@ -79,7 +79,9 @@ class ExternalApi:
         path = PATHS["embeddings" if is_embedding else "chat"].removeprefix("/v1")
         return Readiness(path="/models", token_path=path, token_body=msgspec.json.encode(body))
 
-    def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
+    def call(
+        self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
+    ) -> Call:
         _DECLARED.check(request)
         path = PATHS[endpoint_of(request)].removeprefix("/v1")
         model = msgspec.json.encode(deployment.name)

@@ -26,7 +26,7 @@ from outpace.engines.llamacpp_reader import LlamaReader, StreamPlan, too_long
 from outpace.engines.llamacpp_tools import plan_tools
 from outpace.engines.openai_body import PATHS, wants_usage
 from outpace.engines.parameters import Declared, settings_of
-from outpace.engines.protocol import Call, Capabilities, Load, Readiness
+from outpace.engines.protocol import NO_HINTS, Call, Capabilities, Hints, Load, Readiness
 from outpace.engines.readers import AnswerReader
 from outpace.engines.refusals import EngineError, parse_error, refused, translate
 from outpace.engines.wire import ENCODE
@@ -113,7 +113,9 @@ class LlamaCpp:
         path = PATHS["embeddings" if is_embedding else "completions"]
         return Readiness(path="/health", token_path=path, token_body=ENCODE(body))
 
-    def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
+    def call(
+        self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
+    ) -> Call:
         _DECLARED.check(request)
         if isinstance(request, ChatRequest):
             return self._chat(request, deployment)

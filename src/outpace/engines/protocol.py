@@ -39,6 +39,21 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     reader: "Reader"
 
 
+class Hints(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway decided for one call beyond the request itself; an adapter honours what its engine can."""
+
+    # None: as the replica was launched. False: without speculation; True: with it, where the replica has it.
+    speculate: bool | None = None
+    # Keeps the cached prefixes of tenants apart where the engine can; never from the caller.
+    cache_salt: str | None = None
+    # Text that the client has already got from another replica, and its tokens: the answer goes on behind it.
+    sent_text: str = ""
+    sent_tokens: int = 0
+
+
+NO_HINTS = Hints()
+
+
 class Reader(Protocol):
     """Turns one engine answer into the client's bytes and learns what must be billed.
 
@@ -103,7 +118,9 @@ class Engine(Protocol):
         """How to find out that a replica answers with real tokens."""
         ...
 
-    def call(self, request: EngineBound, deployment: DeploymentEntry, request_id: str) -> Call:
+    def call(
+        self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
+    ) -> Call:
         """The engine's form of a parsed request. Raises UnsupportedParameter by name."""
         ...
 

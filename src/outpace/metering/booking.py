@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from outpace.values.money import Price
-from outpace.values.records import LoadSeen, Progressed, Record, Refused, Reserved, Settled
+from outpace.values.records import LoadSeen, Progressed, Record, Refused, Reserved, Serving, Settled
 from outpace.values.usage import Usage
 
 # Year 9999; a wall clock beyond it is wrong, and the usage still counts.
@@ -62,6 +62,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     attempts: int
     num_choices: int
+    # None for receipts of versions that did not record it.
+    serving: Serving | None = None
 
 
 class UsageKey(msgspec.Struct, frozen=True):
@@ -195,6 +197,7 @@ def receipt_of(request: OpenRequest, settled: Settled) -> Receipt:
         duration_s=settled.duration_s,
         attempts=settled.attempts,
         num_choices=settled.num_choices,
+        serving=settled.serving,
     )
 
 
@@ -227,6 +230,8 @@ def _quantities(receipt: Receipt) -> tuple[tuple[str, int], ...]:
         ("completion_tokens", usage.completion_tokens),
         ("cached_tokens", usage.cached_tokens),
         ("reasoning_tokens", usage.reasoning_tokens),
+        ("drafted_tokens", usage.drafted_tokens),
+        ("accepted_tokens", usage.accepted_tokens),
         ("cost_pusd", receipt.cost_pusd or 0),
     )
 

@@ -12,7 +12,7 @@ from outpace.metering.booking import OpenRequest, Receipt, SpendKey
 from outpace.metering.journalfiles import JournalFile
 from outpace.values import records
 from outpace.values.money import Price
-from outpace.values.records import Progressed, Reserved, Settled
+from outpace.values.records import Progressed, Reserved, Serving, Settled
 from outpace.values.usage import Usage
 
 _LARGEST_SUM = 2**63 - 1
@@ -138,6 +138,8 @@ def receipt_from(row: sa.Row[*tuple[Any, ...]]) -> Receipt:
     fields["usage"] = msgspec.json.decode(fields["usage"], type=Usage)
     if fields["price"] is not None:
         fields["price"] = msgspec.json.decode(fields["price"], type=Price)
+    if fields["serving"] is not None:
+        fields["serving"] = msgspec.json.decode(fields["serving"], type=Serving)
     return Receipt(**fields)
 
 
@@ -145,6 +147,7 @@ def _receipt_row(receipt: Receipt) -> _Row:
     row = msgspec.structs.asdict(receipt)
     row["usage"] = msgspec.json.encode(receipt.usage).decode()
     row["price"] = None if receipt.price is None else msgspec.json.encode(receipt.price).decode()
+    row["serving"] = None if receipt.serving is None else msgspec.json.encode(receipt.serving).decode()
     return row
 
 

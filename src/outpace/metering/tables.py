@@ -41,6 +41,8 @@ receipts = sa.Table(
     sa.Column("duration_s", sa.Double, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("num_choices", sa.Integer, nullable=False),
+    # JSON of values.records.Serving; NULL: not recorded.
+    sa.Column("serving", sa.Text),
     sa.Index("receipts_by_time", "settled_at_s"),
     sa.Index("receipts_by_key", "key_id", "settled_at_s"),
 )

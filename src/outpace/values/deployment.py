@@ -8,7 +8,8 @@ from outpace.values.money import Price
 
 Task = Literal["chat", "completions", "embeddings"]
 ReplicaState = Literal["starting", "ready", "draining", "failed", "stopped"]
-DeploymentState = Literal["ready", "starting", "failed", "stopped"]
+# `sleeping`: scaled to zero, wakes with the next request.
+DeploymentState = Literal["ready", "starting", "sleeping", "failed", "stopped"]
 
 
 class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,12 +28,24 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens: int | None = None
 
 
+class Standby(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands by for a start, dearest first: loaded and idle, engine imported without a model, weights cached."""
+
+    loaded: int = 0
+    imported: int = 0
+    # Keep the weights in the page cache.
+    cached: bool = False
+
+
 class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many replicas to keep."""
+    """How many replicas to keep; `min: 0` lets the deployment sleep."""
 
     min: int = 1
     max: int = 1
-    standby: int = 0
+    # A number means that many loaded ones.
+    standby: int | Standby = 0
+    # With `min: 0`: the last replica leaves after this long without a request.
+    idle_s: float = 600.0
 
 
 class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -38,6 +38,24 @@ class Progressed(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     completion_tokens: int
 
 
+class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a request was served, for its receipt; journal and ledger keep it as one JSON object."""
+
+    variant: str = ""
+    engine_version: str | None = None
+    precision: str | None = None
+    kv_precision: str | None = None
+    # A passing verdict backs the precision, or it is the reference.
+    is_proven: bool = True
+    # Method of speculation that was on for this request; None: off.
+    speculation: str | None = None
+    priority: str = "interactive"
+    # Seconds it was held because nothing was ready; part of the queue time.
+    held_s: float = 0.0
+    # Times that its stream went on at another replica.
+    moves: int = 0
+
+
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     """The end of a request, whatever it was; carries all that a receipt shows."""
 
@@ -59,6 +77,7 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     duration_s: float = 0.0
     attempts: int = 1
     num_choices: int = 1
+    serving: Serving | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="x"):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from outpace.values.deployment import DeploymentState, Task
+from outpace.values.deployment import DeploymentState, Objective, Task
 from outpace.values.money import Price
 
 
@@ -23,6 +23,34 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
 
+class SpeculationBand(msgspec.Struct, frozen=True, kw_only=True):
+    """Speculation as the profile found it: up to `most_users` at once it multiplies output tokens/s by `gain`."""
+
+    method: str
+    most_users: int
+    gain: float
+
+
+class VariantEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine × precision × settings of a deployment, with what was measured of it on its machine."""
+
+    id: str
+    engine: str
+    engine_model: str
+    engine_version: str | None = None
+    precision: str | None = None
+    kv_precision: str | None = None
+    is_proven: bool = True
+    context_tokens: int | None = None
+    engine_settings: dict[str, str | int | float | bool] = {}
+    # Output tokens/s of one replica by requests at once, ascending; empty: not measured yet.
+    speeds: tuple[tuple[int, float], ...] = ()
+    prefill_tokens_per_s: float | None = None
+    # Requests at once per replica and gateway worker; more wait in the gateway.
+    in_flight: int | None = None
+    speculation: tuple[SpeculationBand, ...] = ()
+
+
 class ReplicaEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A replica that may get traffic. `address` is `unix:/path` or `http(s)://host:port/base`."""
 
@@ -32,6 +60,8 @@ class ReplicaEntry(msgspec.Struct, frozen=True, kw_only=True):
     # Name of the environment variable with the bearer token, for external APIs.
     token_env: str | None = None
     max_in_flight: int | None = None
+    # Id of its variant in the deployment's `variants`; empty: the deployment's own facts hold.
+    variant: str = ""
 
 
 class DeploymentEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +90,12 @@ class DeploymentEntry(msgspec.Struct, frozen=True, kw_only=True):
     engine_settings: dict[str, str | int | float | bool] = {}
     # Deployment time-out for one answer, first byte to last.
     timeout_s: float = 600.0
-    # Expected seconds until a starting deployment answers, when known.
+    # Expected seconds until a starting (or sleeping) deployment answers, when known.
     ready_in_s: float | None = None
+    variants: tuple[VariantEntry, ...] = ()
+    objective: Objective = Objective()
+    # Scaled to zero by itself; a request wakes it and is held until its deadline.
+    wakes: bool = False
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
