@@ -37,7 +37,9 @@ def write_gguf(path: Path, tensors: dict[str, NDArray[np.float32]]) -> Path:
     writer.add_head_count_kv(4)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
+    writer.add_tokenizer_model("gpt2")
     writer.add_array("tokenizer.ggml.tokens", ["a", "ä", "<|end|>"])
+    writer.add_array("tokenizer.ggml.merges", ["a ä"])
     for name, values in tensors.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()

@@ -28,7 +28,10 @@ def quantize(
     model: Annotated[str, typer.Argument(help="A name from `outpace models`, or the path of a GGUF file.")],
     to: Annotated[
         str,
-        typer.Option("--to", help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix; fp8-dynamic."),
+        typer.Option(
+            "--to",
+            help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix; bf16-checkpoint, fp8-dynamic.",
+        ),
     ],
     home: HomeOption = None,
     json: JsonOption = False,

@@ -19,13 +19,21 @@ from outpace.precision.from_gguf import make_checkpoint
 from outpace.precision.ggml import quantizer_version
 from outpace.precision.gguf_maker import Report, make_gguf, report_nothing
 from outpace.precision.recipes import Recipe, recipe
+from outpace.precision.tokenizer_files import write_tokenizer
 from outpace.values.errors import InvalidInput
 
 # Formats that lose nothing against what a publisher's 16-bit file holds.
 _UNQUANTIZED = ("f32", "f16", "bf16")
 REFERENCE = "f16"
 # Formats that are checkpoint folders for vLLM and TensorRT-LLM.
-CHECKPOINTS = ("fp8-dynamic",)
+# A GGUF unpacked to Hugging Face's layout at 16 bit; engines that read no GGUF load it.
+PLAIN_CHECKPOINT = "bf16-checkpoint"
+# Name → how it is made, for the lineage.
+_TOOLS = {
+    PLAIN_CHECKPOINT: "unpacked with tokenizer",
+    "fp8-dynamic": "compressed-tensors float-quantized with tokenizer",
+}
+CHECKPOINTS = tuple(_TOOLS)
 # Keys, names and rounding to blocks, beside the weights themselves.
 _OVERHEAD = 1.1
 _KEYS_BYTES = 16 * 1024 * 1024
@@ -112,11 +120,13 @@ def find_product(source: Source, to: str, artifacts: Path) -> Product | None:
 
 
 def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = report_nothing) -> MadeArtifact:
-    """A checkpoint folder at FP8, of a folder of safetensors or of a Llama model's GGUF.
+    """A checkpoint folder with its tokenizer, of a folder of safetensors or of a Llama model's GGUF.
 
     Raises as `produce` does.
     """
     folder = Path(model).expanduser()
+    if folder.is_dir() and to == PLAIN_CHECKPOINT:
+        raise InvalidInput("--to", f"{folder.name} is a checkpoint already")
     if folder.is_dir():
         digest = hashlib.sha256("".join(map(sha256_of, shards(folder))).encode()).hexdigest()
         name, source_format, needed_bytes = folder.name, "checkpoint", _bytes_of(folder)
@@ -130,18 +140,26 @@ def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = re
         source_sha256=digest,
         source_format=source_format,
         format=to,
-        tool=f"outpace {version('outpace')}; compressed-tensors float-quantized",
+        tool=f"outpace {version('outpace')}; {_TOOLS[to]}",
     )
 
     def make(target: Path) -> None:
         if folder.is_dir():
             make_fp8_dynamic(folder, target, report)
             return
+        if to == PLAIN_CHECKPOINT:
+            _unpack(source.path, target)
+            return
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="bf16-") as between:
-            make_checkpoint(source.path, Path(between))
+            _unpack(source.path, Path(between))
             make_fp8_dynamic(Path(between), target, report)
 
     return MadeStore(artifacts).make(lineage, needed_bytes, make)
+
+
+def _unpack(source: Path, target: Path) -> None:
+    make_checkpoint(source, target)
+    write_tokenizer(source, target)
 
 
 def reference_format(source: Source) -> str:
