@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, required=True, help="HOME/artifacts")
     parser.add_argument("--formats", default="q4_1,q4_0,q4_mix,q8_0,f16")
     parser.add_argument("--reference", default="f16")
+    parser.add_argument("--kv", default="f16", help="KV format of `speed`")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--all-items", action="store_true", help="no early stop")
@@ -161,9 +162,16 @@ def main() -> None:
     if options.bench == "speed":
         source = source_of(options.model, options.artifacts)
         products = [produce(source, name, options.artifacts) for name in names]
-        speeds = asyncio.run(measure_speeds(products, options.threads, options.rounds, CLOCK))
+        speeds = asyncio.run(
+            measure_speeds(
+                [(product, options.kv) for product in products], options.threads, options.rounds, CLOCK
+            )
+        )
         told = {
-            product.precision: {**msgspec.to_builtins(speeds[product.sha256]), "bytes": product.size_bytes}
+            product.precision: {
+                **msgspec.to_builtins(speeds[product.sha256, options.kv]),
+                "bytes": product.size_bytes,
+            }
             for product in products
         }
         print(json.dumps(told, indent=1))

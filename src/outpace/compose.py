@@ -14,10 +14,11 @@ import structlog
 
 from outpace import __version__
 from outpace import settings as settings_room
+from outpace.engines.facts import DEFAULT_KV, engine_version, kv_settings, require_no_kv_settings
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import DeploymentSpec, External
-from outpace.values.errors import EngineFailed
+from outpace.values.errors import EngineFailed, InvalidInput
 from outpace.values.home import Home
 from outpace.values.money import Price
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from outpace.lab.precisions import Chosen
 
 DEFAULT_ENGINE = "llamacpp"
+_AS_SHIPPED = "as shipped; no faster format is proven here yet"
 
 
 def load_settings(path: Path) -> Settings:
@@ -181,53 +183,48 @@ class Models:
             control_texts=found.control_texts,
             artifact_path=str(found.artifact_path) if found.artifact_path else None,
             needs_pull=found.needs_pull,
+            engine_version=engine_version(engine),
             parallel=size.parallel,
             in_flight=self._in_flight(size.parallel) if engine == DEFAULT_ENGINE else None,
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
-        return self._with_choice(spec, resolved) if engine == DEFAULT_ENGINE else resolved
+        require_no_kv_settings(engine, spec.engine_settings)
+        return self._with_choice(spec, resolved) if engine == DEFAULT_ENGINE else _forced_kv(spec, resolved)
 
     def _with_choice(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With the artifact that layer two takes: the fastest proven one, or the one asked for by name."""
-        is_auto = spec.precision == "auto"
+        kv = DEFAULT_KV[DEFAULT_ENGINE]
+        resolved = msgspec.structs.replace(resolved, kv_precision=kv)
+        is_auto = spec.precision in ("auto", resolved.precision) and spec.kv_precision in ("auto", kv)
         # Before anything was gated there is nothing to choose from, and numpy need not be imported.
         has_verdicts = (self._artifacts / "verdicts").is_dir()
-        if (
-            resolved.artifact_path is None
-            or spec.precision == resolved.precision
-            or (is_auto and not has_verdicts)
-        ):
-            return resolved
+        if resolved.artifact_path is None or (is_auto and not has_verdicts):
+            return msgspec.structs.replace(resolved, precision_reason=_AS_SHIPPED)
         if not {"chat", "completions"} & set(resolved.tasks):
-            return resolved
-        chosen = self._chosen(spec)
-        is_shipped = chosen.product.lineage is None
-        return msgspec.structs.replace(
-            resolved,
-            artifact_path=str(chosen.product.path),
-            precision=chosen.choice.precision,
-            variant="" if is_shipped else chosen.product.sha256[:12],
-            precision_reason=chosen.choice.reason,
-            is_proven=chosen.choice.is_proven,
-        )
+            return resolved if is_auto else _forced_kv(spec, resolved)
+        return _chosen_of(resolved, self._chosen(spec))
 
-    async def canary_miss(self, address: str, token: str, variant: str) -> str | None:
+    async def canary_miss(self, address: str, token: str, name: str) -> str | None:
         """Why a replica is not what was proven; None when it is, or when nothing was recorded."""
-        from outpace.hardware.machine import detect
-        from outpace.lab.precisions import Precisions
+        from outpace.lab.canaries import Canaries
 
-        return await Precisions(self._artifacts, detect(), SystemClock()).canary_miss(address, token, variant)
+        return await Canaries(self._artifacts, SystemClock()).miss(address, token, name)
 
     def _chosen(self, spec: DeploymentSpec) -> "Chosen":
         from outpace.hardware.machine import detect
         from outpace.lab.precisions import Precisions
 
         assert spec.model is not None
-        key = (spec.model, spec.precision, spec.allow_unproven, *map(_changed_ns, _evidence(self._artifacts)))
+        wish = (spec.model, spec.precision, spec.kv_precision, spec.allow_unproven)
+        key = (*wish, *map(_changed_ns, _evidence(self._artifacts)))
         if key not in self._choices:
             precisions = Precisions(self._artifacts, detect(), SystemClock())
-            chosen = precisions.choose(spec.model, spec.precision, allows_unproven=spec.allow_unproven)
-            self._choices = {known: kept for known, kept in self._choices.items() if known[:2] != key[:2]}
+            chosen = precisions.choose(
+                spec.model, spec.precision, spec.kv_precision, allows_unproven=spec.allow_unproven
+            )
+            self._choices = {
+                known: kept for known, kept in self._choices.items() if known[: len(wish)] != wish
+            }
             self._choices[key] = chosen
         return self._choices[key]
 
@@ -285,6 +282,50 @@ class Models:
             parallel=int(settings.get("parallel", size.parallel)),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
+
+
+def _chosen_of(resolved: "Resolved", chosen: "Chosen") -> "Resolved":
+    """What layer two chose, as control needs it."""
+    from outpace.lab.canaries import canary_name
+
+    product, choice = chosen.product, chosen.choice
+    kv = choice.kv_precision
+    is_default_kv = kv == DEFAULT_KV[DEFAULT_ENGINE]
+    variant = product.sha256[:12] if product.lineage or not is_default_kv else ""
+    return msgspec.structs.replace(
+        resolved,
+        artifact_path=str(product.path),
+        precision=choice.precision,
+        kv_precision=kv,
+        variant=variant if is_default_kv else f"{variant}+{kv}",
+        canary=canary_name(product.at_kv(kv)),
+        precision_reason=choice.reason,
+        is_proven=choice.is_proven,
+        engine_settings={} if is_default_kv else kv_settings(DEFAULT_ENGINE, kv),
+    )
+
+
+def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
+    """A KV format by name where no gate runs for the engine or the task: only with the flag, and marked.
+
+    Raises InvalidInput.
+    """
+    if spec.kv_precision == "auto":
+        return resolved
+    settings = kv_settings(resolved.engine, spec.kv_precision)
+    if not spec.allow_unproven:
+        raise InvalidInput(
+            "kv_precision",
+            f"no gate judges {spec.kv_precision} here; leave it `auto`, or set allow_unproven: true",
+        )
+    return msgspec.structs.replace(
+        resolved,
+        kv_precision=spec.kv_precision,
+        engine_settings=settings,
+        variant=f"+{spec.kv_precision}",
+        is_proven=False,
+        precision_reason="forced without a verdict",
+    )
 
 
 def _evidence(artifacts: Path) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ import pytest
 from tests.precision.small import matrices, verdict, write_gguf
 from typer.testing import Result
 
-from outpace.lab import gate as lab
+from outpace.lab import canaries as lab
 from outpace.lab.gate import GateOrder
 from outpace.precision.verdict import Example, Outcome, Verdict
 from outpace.values.errors import InvalidInput
@@ -31,7 +31,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], None]:
             fields = {name: getattr(verdict(outcome), name) for name in Verdict.__struct_fields__}
             return Verdict(**{**fields, "worst": (worst,)})
 
-        monkeypatch.setattr(lab, "gate", gate)
+        monkeypatch.setattr(lab, "gate_and_record", gate)
 
     return set_outcome
 

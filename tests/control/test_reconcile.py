@@ -289,7 +289,7 @@ async def test_a_replica_that_misses_its_canary_never_serves_and_the_next_choice
     variants, missed = [""], []
 
     def resolve(spec: DeploymentSpec) -> Resolved:
-        return msgspec.structs.replace(resolve_echo(spec), variant=variants[-1])
+        return msgspec.structs.replace(resolve_echo(spec), variant=variants[-1], canary=variants[-1])
 
     async def canary(address: str, token: str, variant: str) -> str | None:
         if variant != "broken":

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import openai
 import pytest
 from tests.gateway.platform import PRICE, SECRET, Platform, echo_platform, platform
 
-from outpace.values.records import Progressed, Refused, Reserved
+from outpace.values.records import Progressed, Refused, Reserved, Serving
+from outpace.values.snapshot import VariantEntry
 
 CHAT = "/v1/chat/completions"
 
@@ -398,3 +400,25 @@ async def test_a_killed_worker_leaves_a_mark_to_bill_and_another_worker_goes_on(
         await made.wait_until_up()
         assert (await post(made, body("hello")))[0] == 200
         assert made.counters.reserved(5) > 0  # held until control recovers the dead worker's journal
+
+
+async def test_the_receipt_says_which_formats_served_and_whether_they_are_proven(echo: Platform) -> None:
+    variant = VariantEntry(
+        id="echo/q4_0/q8_0", engine="echo", engine_model="echo", precision="q4_0", kv_precision="q8_0",
+        engine_version="echo 1", is_proven=False,
+    )  # fmt: skip
+    known = echo.deployments["echo"]
+    replicas = tuple(msgspec.structs.replace(replica, variant=variant.id) for replica in known.replicas)
+    echo.deployments["echo"] = msgspec.structs.replace(known, replicas=replicas, variants=(variant,))
+    echo.publish()
+    served = None
+    for count in range(1, 200):
+        await post(echo, body("one", max_tokens=1))
+        served = (await echo.settled(count))[-1].serving
+        if served is not None:
+            break
+        await asyncio.sleep(0.05)
+    assert served == Serving(
+        variant="echo/q4_0/q8_0", engine_version="echo 1", precision="q4_0", kv_precision="q8_0",
+        is_proven=False,
+    )  # fmt: skip

@@ -11,6 +11,8 @@ from outpace.lab.gate import engine_version, machine_name
 from outpace.lab.making import Product, find_product, produce, source_of
 from outpace.lab.precisions import Precisions
 from outpace.lab.speed import Speed, SpeedStore
+from outpace.precision.gguf_maker import make_gguf
+from outpace.precision.recipes import recipe
 from outpace.precision.verdict import Outcome, VerdictStore
 from outpace.values.clock import ManualClock
 from outpace.values.errors import InvalidInput
@@ -100,6 +102,50 @@ def test_a_kv_format_is_proven_by_its_own_verdict(installation: Installation) ->
     assert (chosen.choice.is_proven, chosen.choice.kv_precision) == (True, "q8_0")
 
 
+def test_a_kv_format_by_name_takes_the_fastest_weights_that_are_proven_with_it(
+    installation: Installation,
+) -> None:
+    installation.knows("f32", 50, "pass", kv="q8_0")
+    installation.knows("q8_0", 120, "pass", kv="q8_0")
+    choice = installation.precisions.choose(installation.model, "auto", "q8_0").choice
+    assert (choice.precision, choice.kv_precision, choice.is_proven) == ("q8_0", "q8_0", True)
+
+
+def test_an_unproven_kv_format_names_itself_the_gate_and_the_flag(installation: Installation) -> None:
+    with pytest.raises(InvalidInput, match=r"--kv-precision q4_0.*allow_unproven") as refused:
+        installation.precisions.choose(installation.model, "auto", "q4_0")
+    assert refused.value.param == "kv_precision"
+    chosen = installation.precisions.choose(installation.model, "auto", "q4_0", allows_unproven=True)
+    assert (chosen.choice.is_proven, chosen.product.precision) == (False, "f32")
+    with pytest.raises(InvalidInput, match="not known to llamacpp"):
+        installation.precisions.choose(installation.model, "auto", "fp8", allows_unproven=True)
+
+
+def test_a_faster_kv_format_with_a_pass_is_taken_by_itself(installation: Installation) -> None:
+    installation.knows("f32", 50, None)
+    product = installation.knows("q8_0", 120, "pass")
+    installation.knows("q8_0", 120, "pass", kv="q8_0")
+    figure = Speed(output_tokens_per_s=150, output_tokens_per_cpu_s=1, rounds=1, measured_at=0.0)
+    SpeedStore(installation.folder, machine_name(MACHINE)).keep(product.sha256, "q8_0", figure)
+    choice = installation.precisions.choose(installation.model).choice
+    assert (choice.precision, choice.kv_precision) == ("q8_0", "q8_0")
+    kept = installation.precisions.choose(installation.model, "auto", "f16").choice
+    assert (kept.precision, kept.kv_precision) == ("q8_0", "f16")
+
+
+def test_shipped_weights_that_miss_their_canary_give_way_to_their_exact_numbers(tmp_path: Path) -> None:
+    shipped = str(tmp_path / "shipped.gguf")
+    make_gguf(write_gguf(tmp_path / "own.gguf", matrices()), Path(shipped), recipe("q8_0"))
+    source = source_of(shipped, tmp_path)
+    precisions = Precisions(tmp_path, MACHINE, ManualClock())
+    mark = tmp_path / "canaries" / f"{source.sha256}-f16.failed"
+    mark.parent.mkdir()
+    mark.write_text("canary: differs")
+    choice = precisions.choose(shipped).choice
+    assert (choice.precision, choice.is_proven) == ("f16", True)
+    assert "canary failed on q8_0/f16" in choice.reason
+
+
 def test_the_shipped_format_by_name_needs_nothing(installation: Installation) -> None:
     assert installation.precisions.choose(installation.model, "f32").choice.is_proven
 
@@ -109,7 +155,7 @@ def test_an_artifact_whose_canary_missed_is_not_served_until_it_passes_again(
 ) -> None:
     installation.knows("f32", 50, None)
     product = installation.knows("q8_0", 120, "pass")
-    mark = installation.folder / "canaries" / f"{product.sha256}.failed"
+    mark = installation.folder / "canaries" / f"{product.sha256}-f16.failed"
     mark.parent.mkdir()
     mark.write_text("canary: differs")
     chosen = installation.precisions.choose(installation.model)

@@ -26,6 +26,16 @@ def deploy(
     what: Annotated[str, typer.Argument(help="Deployment file (YAML), catalogue id, or path of a GGUF.")],
     name: Annotated[str | None, typer.Option(help="Public name.  [default: the model's]")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Replicas to keep.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Number format of the weights.  [default: the fastest that is proven]")
+    ] = None,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="Number format of keys and values, such as q8_0.")
+    ] = None,
+    allow_unproven: Annotated[
+        bool | None,
+        typer.Option("--allow-unproven", help="Serve a format by name although no passing verdict backs it."),
+    ] = None,
     price_in: Annotated[str | None, typer.Option(help="USD per million prompt tokens.")] = None,
     price_out: Annotated[str | None, typer.Option(help="USD per million completion tokens.")] = None,
     yes: YesOption = False,
@@ -41,6 +51,9 @@ def deploy(
     changes: dict[str, object] = {
         "name": name,
         "replicas": _replicas(replicas),
+        "precision": precision,
+        "kv_precision": kv_precision,
+        "allow_unproven": allow_unproven,
         "price": _price(price_in, price_out),
     }
     body = wanted_spec(what, changes)
@@ -69,7 +82,8 @@ def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]
     served = spec.external.base_url if spec.external else spec.model
     lines = [
         f"  {'replaces' if before else 'deploys '}   {spec.name} → {served}",
-        f"  engine     {spec.engine} · precision {spec.precision} · replicas {spec.replicas.min}",
+        f"  engine     {spec.engine} · replicas {spec.replicas.min}",
+        f"  precision  {_format_words(spec)}",
         f"  price      {_price_words(spec)}",
     ]
     if before:
@@ -77,6 +91,11 @@ def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]
             f"  now        {before['engine']} · {before['precision']} · {before['desired']} replicas"
         )
     return lines + [f"  note       {note}" for note in notes_on(spec)]
+
+
+def _format_words(spec: DeploymentSpec) -> str:
+    unproven = " · also without a passing verdict" if spec.allow_unproven else ""
+    return f"{spec.precision} · KV {spec.kv_precision}{unproven}"
 
 
 def _apply(client: AdminClient, body: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def gate(
     Exit code 0 for a pass, 1 for everything else. `auto` is the format as it was shipped.
     """
     # Imported late: numpy and gguf would slow down every other command.
-    from outpace.lab.gate import gate as run
+    from outpace.lab.canaries import gate_and_record as run
 
     layout = home_at(home)
     layout.make()

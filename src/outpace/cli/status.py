@@ -63,10 +63,16 @@ def _deployment_row(deployment: dict[str, Any]) -> tuple[object, ...]:
         deployment["state"],
         f"{num_ready}/{deployment['desired']}",
         deployment["engine"],
-        deployment["precision"],
+        _format_words(deployment),
         price_words(deployment["price"]),
         deployment["reason"] or _precision_words(deployment),
     )
+
+
+def _format_words(deployment: dict[str, Any]) -> str | None:
+    """Weights and, where they are not at 16 bit, keys and values."""
+    precision, kv = deployment["precision"], deployment.get("kv_precision")
+    return precision if kv in (None, "auto", "f16") else f"{precision} · KV {kv}"
 
 
 def _precision_words(deployment: dict[str, Any]) -> str:

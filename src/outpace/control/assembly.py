@@ -12,7 +12,7 @@ from outpace.values import snapshot as snapshots
 from outpace.values.clock import Clock
 from outpace.values.deployment import DeploymentSpec, Task
 from outpace.values.home import Home
-from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, Snapshot
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, Snapshot, VariantEntry
 
 # For a model that could not be looked up: every door says `not ready`, not `no such task`.
 ALL_TASKS: tuple[Task, ...] = ("chat", "completions", "embeddings")
@@ -29,6 +29,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     # The facts of the deployment as of the start; replicas and price are those of later.
     facts: DeploymentEntry
     restarts: int = 0
+    # Names the recorded answers that this replica must give before it serves.
+    canary: str = ""
 
 
 def facts_of(spec: DeploymentSpec, resolved: Resolved | None, created_at: float) -> DeploymentEntry:
@@ -47,17 +49,41 @@ def facts_of(spec: DeploymentSpec, resolved: Resolved | None, created_at: float)
         vocabulary=resolved.vocabulary if resolved else None,
         control_texts=resolved.control_texts if resolved else (),
         price=spec.price,
-        engine_settings=spec.engine_settings,
+        engine_settings=settings_of(spec, resolved),
         replica_in_flight=resolved.in_flight if resolved else None,
+        variants=(variant_entry(spec, resolved),) if resolved else (),
+    )
+
+
+def settings_of(spec: DeploymentSpec, resolved: Resolved | None) -> dict[str, str | int | float | bool]:
+    """The engine settings of a replica: the spec's own, and those that the choice of precision adds."""
+    return {**spec.engine_settings, **(resolved.engine_settings if resolved else {})}
+
+
+def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
+    """What serves, for receipts: engine, precisions, and whether a verdict backs them."""
+    kv = resolved.kv_precision
+    return VariantEntry(
+        id="/".join((resolved.engine, resolved.precision, *([kv] if kv else []))),
+        engine=resolved.engine,
+        engine_model=resolved.engine_model,
+        engine_version=resolved.engine_version,
+        precision=resolved.precision,
+        kv_precision=kv,
+        is_proven=resolved.is_proven,
+        context_tokens=resolved.context_tokens,
+        engine_settings=settings_of(spec, resolved),
     )
 
 
 def launched_entries(
-    lives: Sequence[Life], digest: str | None, in_flight: int | None = None
+    lives: Sequence[Life], digest: str | None, in_flight: int | None = None, variant: str = ""
 ) -> tuple[ReplicaEntry, ...]:
     """The replicas that may get traffic: ready, and of the version that is shown."""
     return tuple(
-        ReplicaEntry(id=life.id, address=life.address, token=life.token, max_in_flight=in_flight)
+        ReplicaEntry(
+            id=life.id, address=life.address, token=life.token, max_in_flight=in_flight, variant=variant
+        )
         for life in lives
         if life.state == "ready" and life.digest == digest
     )

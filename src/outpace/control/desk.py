@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
+from outpace.control.assembly import settings_of
 from outpace.control.keys import Key, key_document, new_secret, parse_grant, require_grantable
 from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.reconcile import Reconciler
@@ -147,7 +148,7 @@ class Desk:
             threads=resolved.threads,
             socket_dir=str(self._parts.home.sockets),
             token="",
-            engine_settings=spec.engine_settings,
+            engine_settings=settings_of(spec, resolved),
         )
         self._parts.engine(resolved.engine).launch(trial)
 

@@ -29,6 +29,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     engine_model: str
     owned_by: str
     precision: str
+    kv_precision: str | None = None
+    engine_version: str | None = None
     tasks: tuple[Task, ...]
     # Of one sequence; None where it is not known (external APIs).
     context_tokens: int | None = None
@@ -42,11 +44,15 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     # Names the artifact among those that the model has; replicas of another one are of another version.
     variant: str = ""
+    # Names the answers that were recorded when this variant was proven; empty: none were.
+    canary: str = ""
     # Why this precision was taken, and whether its quality is proven here.
     precision_reason: str | None = None
     is_proven: bool = True
     # Requests that one gateway worker may have at one replica; None: the engine queues without limit.
     in_flight: int | None = None
+    # What the choice adds to the spec's own engine settings, such as the KV cache's format.
+    engine_settings: dict[str, str | int | float | bool] = {}
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -91,7 +97,7 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     secret: Callable[[str], str | None]
     # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
     prove: Callable[[str], Awaitable[None]] | None = None
-    # Address, token and variant of a replica that has just come up → why it is not what was proven; None: it is.
+    # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.
     canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()
     # Killed from outside is no reason to give up: an open breaker is tried again by itself.

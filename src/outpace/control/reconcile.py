@@ -158,7 +158,8 @@ class Reconciler:
         now_s = self._parts.clock.monotonic_s()
         digest = shown_digest(served.standing(now_s), own)
         facts = self._facts(served, digest)
-        replicas = launched_entries(own, digest, facts.replica_in_flight)
+        variant = facts.variants[0].id if facts.variants else ""
+        replicas = launched_entries(own, digest, facts.replica_in_flight, variant)
         state = deployment_state(len(replicas), is_given_up=served.is_given_up)
         starting_s = [life.started_s for life in own if life.state == "starting"]
         return msgspec.structs.replace(

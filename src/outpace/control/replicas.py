@@ -8,10 +8,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from outpace.control.assembly import Note, facts_of
+from outpace.control.assembly import Note, facts_of, settings_of
 from outpace.control.parts import ControlParts
 from outpace.control.served import Served
-from outpace.control.specs import variant_of
 from outpace.engines.protocol import Engine
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
@@ -218,7 +217,7 @@ class Replicas:
             threads=resolved.threads,
             socket_dir=str(self._parts.home.sockets),
             token=life.token,
-            engine_settings=served.wanted.spec.engine_settings,
+            engine_settings=settings_of(served.wanted.spec, resolved),
         )
         launch = self._parts.engine(resolved.engine).launch(order)
         note = Note(
@@ -229,6 +228,7 @@ class Replicas:
             started_s=life.started_s,
             restarts=life.restarts,
             facts=facts,
+            canary=resolved.canary,
         )
         child = await self._parts.pool.start(life.id, launch, msgspec.json.encode(note).decode())
         self._notes[life.id] = note
@@ -298,12 +298,12 @@ class Replicas:
         return "hung", await watch(life, engine, readiness, self._parts.replica_policy, last_token_s, clock)
 
     async def _canary_miss(self, life: Life) -> str | None:
-        """Why a replica of a chosen artifact does not answer as it did when it was proven; None when it does."""
-        variant = variant_of(life.digest)
-        if self._parts.canary is None or not variant:
+        """Why a replica does not answer as its variant did when it was proven; None when it does."""
+        name = self._notes[life.id].canary
+        if self._parts.canary is None or not name:
             return None
         try:
-            miss = await self._parts.canary(life.address, life.token, variant)
+            miss = await self._parts.canary(life.address, life.token, name)
         except OutpaceError as error:
             return f"the canary could not be asked: {error}"
         if miss is not None:

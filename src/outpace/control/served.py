@@ -157,9 +157,12 @@ class Served:
         spec = self.wanted.spec
         try:
             fresh = await in_thread(self._parts.resolve, spec)
-            if not fresh.needs_pull and self.resolved is not None and fresh.variant != self.resolved.variant:
-                _LOG.info("precision_switched", deployment=spec.name, precision=fresh.precision)
+            if not fresh.needs_pull and self.resolved is not None and fresh != self.resolved:
+                if fresh.variant != self.resolved.variant:
+                    _LOG.info("precision_switched", deployment=spec.name, precision=fresh.precision)
+                # Also where only the reason or the proof is new: status and receipts tell them.
                 self._take_over(fresh)
+                self._changed()
         except Exception as error:  # noqa: BLE001 (a tick's edge: what serves goes on serving)
             _LOG.warning("reconsider_failed", deployment=spec.name, reason=str(error))
         finally:

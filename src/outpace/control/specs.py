@@ -78,11 +78,6 @@ def price_document(price: Price | None) -> dict[str, str] | None:
 VARIANT = "-"
 
 
-def variant_of(version: str) -> str:
-    """The artifact that a version runs; empty for the shipped one."""
-    return version.partition(VARIANT)[2]
-
-
 def digest(spec: DeploymentSpec) -> str:
     """Equal for specs whose replicas are interchangeable: price, count and expectations do not matter."""
     facts = (spec.model, spec.engine, spec.precision, spec.kv_precision, spec.speculation, spec.external)
@@ -182,10 +177,8 @@ def _check_expectations(spec: DeploymentSpec) -> None:
 
 
 def _check_choices(spec: DeploymentSpec) -> None:
-    for name in ("engine", "precision"):
+    for name in ("engine", "precision", "kv_precision"):
         check_name(getattr(spec, name), name)
-    if spec.kv_precision != AUTO:
-        raise InvalidInput("kv_precision", "only `auto` in this version")
     if spec.speculation not in (AUTO, "off"):
         raise InvalidInput("speculation", "only `auto` and `off` in this version")
 
@@ -198,6 +191,9 @@ def _check_external(spec: DeploymentSpec) -> None:
         raise InvalidInput("engine", f"{spec.engine!r} contradicts the table `external`; leave it out")
     if spec.model is not None:
         raise InvalidInput("model", "leave it out; external.model is the name at the other side")
+    for name in ("precision", "kv_precision"):
+        if getattr(spec, name) != AUTO:
+            raise InvalidInput(name, "leave it out; the other side chooses its formats")
     if not external.model or len(external.model) > _LONGEST or not external.model.isprintable():
         raise InvalidInput("external.model", f"1 to {_LONGEST} printable characters")
     if external.api_key_env is not None and not _VARIABLE.fullmatch(external.api_key_env):

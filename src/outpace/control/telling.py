@@ -24,6 +24,8 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "state": entry.state,
         "reason": reconciler.problem(served),
         "precision": served.resolved.precision if served.resolved else spec.precision,
+        "kv_precision": served.resolved.kv_precision if served.resolved else spec.kv_precision,
+        "engine_version": served.resolved.engine_version if served.resolved else None,
         "precision_reason": served.resolved.precision_reason if served.resolved else None,
         "precision_proven": served.resolved.is_proven if served.resolved else None,
         "price": price_document(spec.price),
@@ -48,6 +50,7 @@ def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:
         "state": "stopped",
         "reason": "its last requests are ending",
         "precision": None,
+        "kv_precision": None,
         "price": price_document(facts.price) if facts else None,
         "context_tokens": facts.context_tokens if facts else None,
         "tasks": list(facts.tasks) if facts else [],
@@ -79,6 +82,9 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
     fields["at_s"] = receipt.reserved_at_s or receipt.settled_at_s
     fields["reserved_usd"] = format_usd(receipt.reserved_pusd)
     fields["cost_usd"] = None if receipt.cost_pusd is None else format_usd(receipt.cost_pusd)
+    if receipt.serving is not None:
+        # A journal leaves defaults out; on a receipt a forced format and a proven one are told alike.
+        fields["serving"]["is_proven"] = receipt.serving.is_proven
     return fields
 
 

@@ -22,7 +22,7 @@ from outpace.scheduling.queue import ReplicaQueue
 from outpace.values.clock import Clock
 from outpace.values.errors import EngineFailed, EngineTimedOut, InvalidInput, OutpaceError
 from outpace.values.money import Price
-from outpace.values.records import LoadSeen, Progressed, Refused, Reserved, Settled
+from outpace.values.records import LoadSeen, Progressed, Refused, Reserved, Serving, Settled
 from outpace.values.requests import (
     EmbeddingRequest,
     Endpoint,
@@ -193,6 +193,7 @@ class _Run:
         self._exchange: Exchange | None = None
         self._queue_s: float | None = None
         self._replica_id: str | None = None
+        self._serving: Serving | None = None
         self._is_open = False
         self._attempts = 0
 
@@ -246,6 +247,7 @@ class _Run:
         call = self._engine.call(self._request, deployment, self._arrival.request_id)
         self._queue_s = self._elapsed_s()
         self._replica_id = replica.id
+        self._serving = serving_of(deployment, replica)
         self._open(replica)
         relay = self._relay = Relay(
             self._cycle,
@@ -355,6 +357,7 @@ class _Run:
             duration_s=self._elapsed_s(),
             attempts=self._attempts,
             num_choices=num_choices(self._request),
+            serving=self._serving,
         )
 
     def _cost_pusd(self, price: Price, usage: Usage) -> int:
@@ -380,6 +383,20 @@ class _Run:
 
     def _elapsed_s(self) -> float:
         return self._service.clock.monotonic_s() - self._arrival.at_s
+
+
+def serving_of(deployment: DeploymentEntry, replica: ReplicaEntry) -> Serving | None:
+    """What a replica serves, for the receipt; None where the snapshot does not say."""
+    variant = next((entry for entry in deployment.variants if entry.id == replica.variant), None)
+    if variant is None:
+        return None
+    return Serving(
+        variant=variant.id,
+        engine_version=variant.engine_version,
+        precision=variant.precision,
+        kv_precision=variant.kv_precision,
+        is_proven=variant.is_proven,
+    )
 
 
 def _outcome(error: OutpaceError | None) -> str:

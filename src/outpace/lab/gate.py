@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
+from outpace.engines import facts
 from outpace.engines.registry import engine
 from outpace.hardware.machine import Machine
 from outpace.lab.llamacpp_scorer import SETTINGS, LlamaScorer
@@ -72,7 +72,7 @@ class GateOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 def engine_version() -> str:
     """Version of the engine that gates run on."""
-    return f"xllamacpp {version('xllamacpp')}"
+    return facts.engine_version("llamacpp") or "llama.cpp is not installed"
 
 
 def machine_name(machine: Machine) -> str:
@@ -131,7 +131,7 @@ async def _scorer(order: GateOrder, side: Side, clock: Clock) -> AsyncIterator[S
 
 def kv_settings(kv_precision: str) -> dict[str, str | int | float | bool]:
     """llama.cpp's settings for a KV format; prompts of a gate are not worth keeping in RAM."""
-    return {"cache_type_k": kv_precision, "cache_type_v": kv_precision, "cache_ram_mib": 0}
+    return {**facts.kv_settings("llamacpp", kv_precision), "cache_ram_mib": 0}
 
 
 def _context_tokens(order: GateOrder) -> int:

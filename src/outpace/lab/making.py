@@ -67,6 +67,10 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
         """As one side of a gate, with the KV cache at 16 bit."""
         return Side(artifact_path=self.path, artifact_sha256=self.sha256, precision=self.precision)
 
+    def at_kv(self, kv_precision: str) -> Side:
+        """As one side of a gate, with the KV cache at this format."""
+        return msgspec.structs.replace(self.side, kv_precision=kv_precision)
+
 
 def source_of(model: str, artifacts: Path) -> Source:
     """The model's own weights on this machine, with a header that was checked.

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from outpace.engines.registry import engine
+from outpace.engines import facts
 from outpace.hardware.machine import Machine
-from outpace.lab.gate import GateOrder, Side, engine_version, gate, machine_name
-from outpace.lab.llamacpp_scorer import LlamaScorer
+from outpace.lab.canaries import Canaries, gate_and_record
+from outpace.lab.gate import GateOrder, Side, engine_version, machine_name
 from outpace.lab.making import Product, Source, find_product, produce, reference_format, source_of
-from outpace.lab.replica import LabReplica, LabVariant, running
 from outpace.lab.speed import SpeedStore, measure_speeds
-from outpace.precision.canary import Canary, CanaryOutcome, canary_items, check, record
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer
 from outpace.precision.items import ItemSet, shipped_items
 from outpace.precision.verdict import Subject, Verdict, VerdictStore
@@ -21,9 +19,10 @@ from outpace.values.clock import Clock
 
 # Formats that `auto` considers for llama.cpp on a CPU, besides the one that was shipped.
 AUTO_FORMATS = ("q4_0", "q4_mix", "q8_0")
-DEFAULT_KV = "f16"
+DEFAULT_KV = facts.DEFAULT_KV["llamacpp"]
+# KV formats that `auto` considers with the weights that it takes.
+AUTO_KV = (DEFAULT_KV, "q8_0")
 _ROUNDS = 3
-_CANARY_CONTEXT_TOKENS = 1024
 # Told what is being done now, for status.
 Say = Callable[[str], None]
 
@@ -46,6 +45,7 @@ class Precisions:
         self._items = items or shipped_items()
         self._speeds = SpeedStore(artifacts, self._machine)
         self._verdicts = VerdictStore(artifacts)
+        self._canaries = Canaries(artifacts, clock)
 
     def choose(
         self,
@@ -63,16 +63,17 @@ class Precisions:
         """
         source = source_of(model, self._artifacts)
         kv = DEFAULT_KV if kv_precision == "auto" else kv_precision
+        facts.kv_settings("llamacpp", kv)
         if precision not in ("auto", source.precision) or kv != DEFAULT_KV:
-            return self._forced(source, precision, kv, allows_unproven)
+            return self._named(source, precision, kv, allows_unproven)
         if precision == source.precision:
             return Chosen(choice=_as_shipped(source), product=produce(source, precision, self._artifacts))
-        options = self._options(source)
-        failed |= {
-            (option.precision, option.kv_precision)
-            for option in options
-            if option.verdict and self._failed_mark(option.verdict.subject.artifact_sha256).exists()
-        }
+        options = [o for o in self._options(source) if kv_precision in ("auto", o.kv_precision)]
+        failed |= {(o.precision, o.kv_precision) for o in options if self._has_missed(source, o)}
+        if failed:
+            # What is left must hold the reference: nothing that was rounded is safer.
+            produce(source, reference_format(source), self._artifacts)
+            options = self._options(source)
         choice = next_safer(options, failed) if failed else choose(options)
         return Chosen(choice=choice, product=produce(source, choice.precision, self._artifacts))
 
@@ -87,11 +88,26 @@ class Precisions:
         for name in names:
             say(f"making {name}")
             products[name] = await asyncio.to_thread(produce, source, name, self._artifacts)
-        await self._measure_missing(list(products.values()), say)
-        while waiting := (await asyncio.to_thread(self.choose, model)).choice.to_gate:
-            say(f"gating {waiting[0].precision}")
-            await self.gate(source, products[waiting[0].precision].side)
+        await self._measure_missing([(product, DEFAULT_KV) for product in products.values()], say)
+        best = await self._gate_faster(model, source, products, say)
+        kept = [(products[name], DEFAULT_KV) for name in dict.fromkeys((source.precision, best))]
+        others = [(products[best], kv) for kv in AUTO_KV if kv != DEFAULT_KV]
+        await self._measure_missing([*kept, *others], say)
+        await self._gate_faster(model, source, products, say)
+        shipped = products[source.precision].side
+        if not self._canaries.has(shipped):
+            await self._canaries.keep(source.model, shipped, source.context_tokens)
         return await asyncio.to_thread(self.choose, model)
+
+    async def _gate_faster(self, model: str, source: Source, products: dict[str, Product], say: Say) -> str:
+        """Gate what is faster than what is served, fastest first, until nothing is left; the precision then taken."""
+        while True:
+            choice = (await asyncio.to_thread(self.choose, model)).choice
+            if not choice.to_gate:
+                return choice.precision
+            candidate = choice.to_gate[0]
+            say(f"gating {candidate.title}")
+            await self.gate(source, products[candidate.precision].at_kv(candidate.kv_precision))
 
     async def gate(self, source: Source, candidate: Side) -> Verdict:
         """The verdict on one candidate, kept; a pass is followed by the recording of its canary."""
@@ -105,109 +121,67 @@ class Precisions:
             machine=self._machine,
             folder=self._artifacts,
         )
-        verdict = await gate(order, self._clock)
-        if verdict.outcome == "pass":
-            self._failed_mark(candidate.artifact_sha256).unlink(missing_ok=True)
-            await self._record_canary(source, candidate)
-        return verdict
-
-    async def check_canary(self, replica: LabReplica, side: Side) -> CanaryOutcome | None:
-        """Whether a replica answers as its variant did when it passed; None when nothing was recorded."""
-        path = self._canary_path(side)
-        if not path.exists():
-            return None
-        canary = msgspec.msgpack.decode(path.read_bytes(), type=Canary)
-        async with LlamaScorer(replica, 1) as scorer:
-            return await check(scorer, canary)
-
-    async def canary_miss(self, address: str, token: str, variant: str) -> str | None:
-        """Why a replica of the artifact `variant` (first digits of its hash) is not what was proven; None when it is.
-
-        A miss is remembered until a gate passes again: `choose` takes the next best meanwhile, and says so.
-        """
-        path = next((self._artifacts / "canaries").glob(f"{variant}*-{DEFAULT_KV}.msgpack"), None)
-        if path is None:
-            return None
-        canary = msgspec.msgpack.decode(path.read_bytes(), type=Canary)
-        replica = LabReplica(address=address, token=token, pid=0, log=Path())
-        async with LlamaScorer(replica, 1) as scorer:
-            outcome = await check(scorer, canary)
-        if not outcome.is_sound:
-            self._failed_mark(canary.subject_key).write_text(outcome.reason, encoding="utf-8")
-        return None if outcome.is_sound else outcome.reason
+        return await gate_and_record(order, self._clock)
 
     # -- parts ----------------------------------------------------------------------------------
 
-    def _forced(self, source: Source, precision: str, kv: str, allows_unproven: bool) -> Chosen:
-        wanted = source.precision if precision == "auto" else precision
+    def _named(self, source: Source, precision: str, kv: str, allows_unproven: bool) -> Chosen:
+        """A pair of which at least one is asked for by name: the fastest proven, else what is forced."""
+        names = (source.precision, *AUTO_FORMATS) if precision == "auto" else (precision,)
+        options = [option for name in names if (option := self._option(source, name, kv, is_named=True))]
+        proven = [option for option in options if option.outcome == "pass"]
+        fastest = max(proven, key=lambda option: option.output_tokens_per_s, default=None)
+        wanted = fastest.precision if fastest else names[0]
         product = produce(source, wanted, self._artifacts)
-        side = msgspec.structs.replace(product.side, kv_precision=kv)
-        verdict = self._verdict(source, side)
+        verdict = self._verdict(source, product.at_kv(kv))
         choice = forced(wanted, kv, verdict, allows_unproven=allows_unproven)
         return Chosen(choice=choice, product=product)
 
     def _options(self, source: Source) -> list[Option]:
         """Every format with a measured speed, and the shipped one in any case."""
-        names = dict.fromkeys((source.precision, *AUTO_FORMATS))
-        options = [self._option(source, name) for name in names]
+        names = dict.fromkeys((source.precision, *AUTO_FORMATS, reference_format(source)))
+        options = [self._option(source, name, kv) for name in names for kv in AUTO_KV]
         return [option for option in options if option is not None]
 
-    def _option(self, source: Source, name: str) -> Option | None:
-        is_shipped = name == source.precision
+    def _option(self, source: Source, name: str, kv: str, *, is_named: bool = False) -> Option | None:
+        """None for what is not made or not measured, unless it is asked for by name or shipped."""
+        is_shipped = name == source.precision and kv == DEFAULT_KV
         product = find_product(source, name, self._artifacts)
-        speed = self._speeds.find(product.sha256, DEFAULT_KV) if product else None
-        if not is_shipped and (product is None or speed is None):
+        speed = self._speeds.find(product.sha256, kv) if product else None
+        if product and is_named and speed is None:
+            # Among weights the order is the same at any KV format.
+            speed = self._speeds.find(product.sha256, DEFAULT_KV)
+        is_reference = name == reference_format(source) and kv == DEFAULT_KV
+        if product is None or (speed is None and not (is_shipped or is_reference or is_named)):
             return None
         return Option(
             precision=name,
-            kv_precision=DEFAULT_KV,
+            kv_precision=kv,
             output_tokens_per_s=speed.output_tokens_per_s if speed else 0.0,
             speed_basis="measured",
-            weights_bytes=product.size_bytes if product else 0,
-            verdict=self._verdict(source, product.side) if product else None,
+            weights_bytes=product.size_bytes,
+            verdict=self._verdict(source, product.at_kv(kv)),
             is_shipped=is_shipped,
-            is_reference=name == reference_format(source),
+            is_reference=is_reference,
         )
+
+    def _has_missed(self, source: Source, option: Option) -> bool:
+        product = find_product(source, option.precision, self._artifacts)
+        return product is not None and self._canaries.has_missed(product.at_kv(option.kv_precision))
 
     def _verdict(self, source: Source, side: Side) -> Verdict | None:
         """The newest verdict on these very bytes, for this engine and machine."""
         known = self._verdicts.for_model(source.model, self._machine, engine_version())
         return next((verdict for verdict in known if _is_of(verdict.subject, side)), None)
 
-    async def _measure_missing(self, products: Sequence[Product], say: Say) -> None:
-        if all(self._speeds.find(product.sha256, DEFAULT_KV) for product in products):
+    async def _measure_missing(self, pairs: Sequence[tuple[Product, str]], say: Say) -> None:
+        """All of them in turns when one is missing: only figures of one run are compared."""
+        if all(self._speeds.find(product.sha256, kv) for product, kv in pairs):
             return
         say("measuring speeds")
-        speeds = await measure_speeds(products, self._threads, _ROUNDS, self._clock)
-        for digest, speed in speeds.items():
-            self._speeds.keep(digest, DEFAULT_KV, speed)
-
-    async def _record_canary(self, source: Source, side: Side) -> None:
-        variant = LabVariant(
-            model=source.model,
-            artifact_path=side.artifact_path,
-            context_tokens=min(source.context_tokens, _CANARY_CONTEXT_TOKENS),
-            parallel=1,
-            engine_settings={"cache_type_k": side.kv_precision, "cache_type_v": side.kv_precision},
-        )
-        async with (
-            running(engine("llamacpp"), variant, self._clock) as replica,
-            LlamaScorer(replica, 1) as scorer,
-        ):
-            canary = await record(scorer, side.artifact_sha256, self._clock.wall_s())
-        assert len(canary.traces) == len(canary_items())
-        path = self._canary_path(side)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.msgpack.encode(canary))
-        part.replace(path)
-
-    def _failed_mark(self, artifact_sha256: str) -> Path:
-        return self._artifacts / "canaries" / f"{artifact_sha256}.failed"
-
-    def _canary_path(self, side: Side) -> Path:
-        # Not by engine version: an upgrade must answer as before, or be gated anew.
-        return self._artifacts / "canaries" / f"{side.artifact_sha256}-{side.kv_precision}.msgpack"
+        speeds = await measure_speeds(pairs, self._threads, _ROUNDS, self._clock)
+        for (digest, kv), speed in speeds.items():
+            self._speeds.keep(digest, kv, speed)
 
 
 def _as_shipped(source: Source) -> Choice:

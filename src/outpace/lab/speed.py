@@ -62,21 +62,21 @@ class SpeedStore:
 
 
 async def measure_speeds(
-    products: Sequence[Product], threads: int, rounds: int, clock: Clock, kv_precision: str = "f16"
-) -> dict[str, Speed]:
-    """Speed by artifact; the formats take turns, so that a slow minute meets all alike."""
-    seen: dict[str, list[tuple[float, float]]] = {product.sha256: [] for product in products}
+    pairs: Sequence[tuple[Product, str]], threads: int, rounds: int, clock: Clock
+) -> dict[tuple[str, str], Speed]:
+    """Speed by artifact and KV format; they take turns, so that a slow minute meets all alike."""
+    seen: dict[tuple[str, str], list[tuple[float, float]]] = {(one.sha256, kv): [] for one, kv in pairs}
     for _ in range(rounds):
-        for product in products:
-            seen[product.sha256].append(await _one_round(product, threads, kv_precision, clock))
+        for product, kv in pairs:
+            seen[product.sha256, kv].append(await _one_round(product, threads, kv, clock))
     return {
-        digest: Speed(
+        pair: Speed(
             output_tokens_per_s=median(by_clock for by_clock, _ in rates),
             output_tokens_per_cpu_s=median(by_cpu for _, by_cpu in rates),
             rounds=rounds,
             measured_at=clock.wall_s(),
         )
-        for digest, rates in seen.items()
+        for pair, rates in seen.items()
     }
 
 

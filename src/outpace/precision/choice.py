@@ -28,6 +28,13 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     is_shipped: bool = False
 
     @property
+    def title(self) -> str:
+        """For people: the precision, and the KV cache's where it is not 16 bit."""
+        return (
+            self.precision if self.kv_precision == "f16" else f"{self.precision} with KV {self.kv_precision}"
+        )
+
+    @property
     def outcome(self) -> Outcome | None:
         """Its verdict's outcome; None without a verdict."""
         return self.verdict.outcome if self.verdict else None
@@ -76,7 +83,8 @@ def choose(options: Sequence[Option]) -> Choice:
         precision=best.precision,
         kv_precision=best.kv_precision,
         reason=_reason(best, safe, faster),
-        is_proven=best.outcome == "pass" or best.is_reference,
+        # What was shipped is what its publisher tested, until a gate here says otherwise.
+        is_proven=best.outcome == "pass" or best.is_reference or (best.is_shipped and best.verdict is None),
         to_gate=tuple(sorted(faster, key=lambda option: -option.output_tokens_per_s)),
         rejected=tuple(_rejected(option, best) for option in options if option is not best),
         verdict=best.verdict,
@@ -92,8 +100,9 @@ def forced(precision: str, kv_precision: str, verdict: Verdict | None, *, allows
     if outcome != "pass" and not allows_unproven:
         seen = f"its verdict is {outcome}: {verdict.reason}" if verdict else "it has no verdict here"
         raise InvalidInput(
-            "precision",
-            f"{precision} is not proven: {seen}. Run `outpace gate`, say `auto`, or set allow_unproven: true",
+            "precision" if kv_precision == "f16" else "kv_precision",
+            f"{precision} with KV {kv_precision} is not proven: {seen}. Run `outpace gate MODEL --precision "
+            f"{precision} --kv-precision {kv_precision}`, say `auto`, or set allow_unproven: true",
         )
     reason = verdict.summary if verdict else "forced without a verdict"
     return Choice(
@@ -139,7 +148,7 @@ def _reason(best: Option, safe: Option, faster: Sequence[Option]) -> str:
         gain = best.output_tokens_per_s / safe.output_tokens_per_s
         return f"{best.verdict.summary}; {speed}, {gain:.2f}x {safe.precision}"
     if faster:
-        names = ", ".join(option.precision for option in faster)
+        names = ", ".join(option.title for option in faster)
         return f"served while {names} is being gated; {speed}"
     return f"no faster format has a passing verdict; {speed}"
 

