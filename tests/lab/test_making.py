@@ -52,6 +52,8 @@ def test_a_model_that_is_not_known_or_not_here(tmp_path: Path) -> None:
 def test_an_fp8_checkpoint_of_a_llama_gguf(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "own.gguf", matrices())
     made = produce_checkpoint(str(path), "fp8-dynamic", tmp_path)
-    assert sorted(file.name for file in made.record.files) == ["config.json", "model.safetensors"]
+    assert {file.name for file in made.record.files} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
     assert produce_checkpoint(str(path), "fp8-dynamic", tmp_path).was_present
     assert list((tmp_path / "made" / "staging").iterdir()) == []
