@@ -115,14 +115,14 @@ async def test_nobody_at_the_address_is_an_error_and_no_exception(tmp_path: Path
 async def test_sides_take_turns(server: Server) -> None:
     order: list[str] = []
 
-    def side(name: str) -> Callable[[], Awaitable[LoadRun]]:
-        async def run() -> LoadRun:
-            order.append(name)
+    def side(name: str) -> Callable[[int], Awaitable[LoadRun]]:
+        async def run(number: int) -> LoadRun:
+            order.append(f"{name}{number}")
             async with LoadClient(server.target) as client:
                 return await client.closed(conversations(named("chat"), 1), 1)
 
         return run
 
     found = await in_turns(2, [side("a"), side("b")])
-    assert order == ["a", "b", "b", "a"]
+    assert order == ["a0", "b0", "b1", "a1"]
     assert [len(figures) for figures in found] == [2, 2]

@@ -93,6 +93,8 @@ class LlamaCpp:
         settings = settings_of(order.engine_settings, LlamaSettings, self.name, _ORDERED)
         if order.artifact_path is None:
             raise InvalidInput("model", f"{order.model} has no weights file; llama.cpp needs a GGUF")
+        if settings.speculation == "draft" and not settings.draft_path:
+            raise InvalidInput("draft_path", "is missing; speculation with a draft model needs its GGUF")
         path = child.socket_path(order)
         config = LlamaConfig(
             **{name: getattr(settings, name) for name in LlamaSettings.__struct_fields__},

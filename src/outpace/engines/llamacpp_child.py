@@ -32,6 +32,15 @@ _FLASH = {
     "on": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+_SPECULATIVE = xllamacpp.common_speculative_type
+_SPECULATION = {
+    "ngram_simple": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE,
+    "ngram_map_k": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K,
+    "ngram_map_k4v": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K4V,
+    "ngram_mod": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_NGRAM_MOD,
+    "ngram_cache": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_NGRAM_CACHE,
+    "draft": _SPECULATIVE.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE,
+}
 # Warnings and errors; above that llama.cpp writes several lines per request.
 _VERBOSITY = 2
 # Each open connection holds one of llama.cpp's HTTP threads, an idle one too: without spare threads a health
@@ -110,6 +119,8 @@ def parameters(config: LlamaConfig, token: str) -> Any:
     _apply_fixed(p)
     if config.embeddings:
         _apply_embeddings(p, config)
+    elif config.speculation != "off":
+        _apply_speculation(p.speculative, config)
     return p
 
 
@@ -128,6 +139,28 @@ def _apply_fixed(p: Any) -> None:
     # The planner fits the model to memory; a silent smaller context would break its promise.
     p.fit_params = False
     p.verbosity = _VERBOSITY
+
+
+def _apply_speculation(speculative: Any, config: LlamaConfig) -> None:
+    speculative.types = [_SPECULATION[config.speculation]]
+    most, match = config.speculation_tokens, config.speculation_match_tokens
+    if config.speculation == "draft":
+        speculative.draft.mparams.path = config.draft_path
+        speculative.draft.cpuparams.n_threads = config.threads
+        speculative.draft.cpuparams_batch.n_threads = config.threads
+        speculative.draft.n_max = most or speculative.draft.n_max
+    elif config.speculation == "ngram_mod":
+        kind = speculative.ngram_mod
+        kind.n_max = most or kind.n_max
+        kind.n_min = min(kind.n_min, kind.n_max)
+        kind.n_match = match or kind.n_match
+    elif config.speculation == "ngram_cache":
+        # Guesses as many as a draft model would.
+        speculative.draft.n_max = most or speculative.draft.n_max
+    else:
+        kind = getattr(speculative, config.speculation)
+        kind.size_m = most or kind.size_m
+        kind.size_n = match or kind.size_n
 
 
 def _apply_embeddings(p: Any, config: LlamaConfig) -> None:

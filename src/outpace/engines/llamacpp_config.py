@@ -7,6 +7,10 @@ from msgspec import Meta
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0"]
 BatchTokens = Annotated[int, Meta(ge=32, le=65_536)]
+# `draft` needs `draft_path`; the others guess from the text itself.
+SpeculationKind = Literal[
+    "off", "ngram_simple", "ngram_map_k", "ngram_map_k4v", "ngram_mod", "ngram_cache", "draft"
+]
 
 
 class LlamaSettings(
@@ -25,6 +29,14 @@ class LlamaSettings(
     micro_batch_tokens: BatchTokens = 512
     # The model's chat template shows tools to the model (llama.cpp: chat_template_caps.supports_tools).
     tools: bool = False
+    # How tokens are guessed ahead; the answer is the same with every kind.
+    speculation: SpeculationKind = "off"
+    # Most tokens guessed at a time; 0: llama.cpp's own default for the kind.
+    speculation_tokens: Annotated[int, Meta(ge=0, le=1024)] = 0
+    # Tokens that must have been seen before for a guess; 0: llama.cpp's own default for the kind.
+    speculation_match_tokens: Annotated[int, Meta(ge=0, le=1024)] = 0
+    # Weights of the draft model, for `draft`.
+    draft_path: str = ""
 
 
 class LlamaConfig(LlamaSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -114,7 +114,6 @@ class LoadClient:
 
     async def ask(self, messages: Sequence[dict[str, Any]], output_tokens: int, began_s: float) -> Sample:
         """One streamed chat request; what went wrong is in the sample."""
-        assert self._session is not None, "enter it first"
         body = {
             "model": self._target.model,
             "messages": list(messages),
@@ -125,19 +124,25 @@ class LoadClient:
         }
         answer = _Answer(self._clock.monotonic_s())
         try:
-            async with self._session.post(
-                f"{self._base}/chat/completions",
-                data=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
-            ) as response:
-                if response.status != 200:
-                    answer.error = _words(response.status, await response.read())
-                else:
-                    async for line in response.content:
-                        answer.feed(line, self._clock.monotonic_s())
+            try:
+                await self._read(body, answer)
+            except aiohttp.ServerDisconnectedError:
+                # Some servers close a kept connection at the moment of its reuse; it got no byte of an answer.
+                await self._read(body, answer)
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
             answer.error = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
         return answer.sample(self._clock.monotonic_s(), began_s)
+
+    async def _read(self, body: dict[str, Any], answer: "_Answer") -> None:
+        assert self._session is not None, "enter it first"
+        headers = {"content-type": "application/json"}
+        url = f"{self._base}/chat/completions"
+        async with self._session.post(url, data=msgspec.json.encode(body), headers=headers) as response:
+            if response.status != 200:
+                answer.error = _words(response.status, await response.read())
+                return
+            async for line in response.content:
+                answer.feed(line, self._clock.monotonic_s())
 
     async def _talk(self, conversation: Conversation, began_s: float, samples: list[Sample]) -> None:
         messages: list[dict[str, Any]] = list(conversation.before)
@@ -153,13 +158,18 @@ class LoadClient:
         return await self.ask(messages, turn.output_tokens, began_s)
 
 
-async def in_turns(rounds: int, sides: Sequence[Callable[[], Awaitable[LoadRun]]]) -> list[list[LoadFigures]]:
-    """Figures by side; sides take turns, and every other round in reverse, so that a slow minute meets all alike."""
+async def in_turns(
+    rounds: int, sides: Sequence[Callable[[int], Awaitable[LoadRun]]]
+) -> list[list[LoadFigures]]:
+    """Figures by side, each called with the round's number for other questions every time: caches would know them.
+
+    Sides take turns, and every other round in reverse, so that a slow minute meets all alike.
+    """
     found: list[list[LoadFigures]] = [[] for _ in sides]
     for number in range(rounds):
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for index in order:
-            found[index].append((await sides[index]()).figures)
+            found[index].append((await sides[index](number)).figures)
     return found
 
 

@@ -1,6 +1,7 @@
 """The texts of workloads, made from a seed: questions, pieces of code, and filler of a wanted length."""
 
 import random
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -30,12 +31,17 @@ def question(dice: random.Random) -> str:
 
 
 def code_edit(dice: random.Random) -> str:
-    """A piece of code with the request to rename one of its variables."""
+    """A piece of code with the request to rename one of its variables, whose names are new in every question."""
     texts = _texts()
     code = dice.choice(texts.code)
-    old, new = dice.choice(code.names), dice.choice(texts.new_names)
+    text = code.text
+    names = [f"{dice.choice(texts.words)}_{dice.choice(texts.words)}" for _ in code.names]
+    for old, new in zip(code.names, names, strict=True):
+        text = re.sub(rf"\b{old}\b", new, text)
+    wanted = dice.choice(texts.new_names)
     return (
-        f"Rename the variable `{old}` to `{new}` in this code and print the whole code again:\n\n{code.text}"
+        f"Rename the variable `{dice.choice(names)}` to `{wanted}` in this code and print the whole code again:"
+        f"\n\n{text}"
     )
 
 

@@ -1,0 +1,201 @@
+"""The sweep that makes a profile: a short calibrated look at a variant, on a replica of its own."""
+
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from statistics import median
+
+import msgspec
+
+from outpace.engines.protocol import Engine
+from outpace.lab.figures import LoadFigures, gain
+from outpace.lab.load import LoadClient, Target
+from outpace.lab.prompts import filler
+from outpace.lab.replica import LabVariant, running
+from outpace.lab.workload import Conversation, Turn, conversations, named
+from outpace.values.clock import Clock
+from outpace.values.errors import EngineFailed
+from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
+
+LOADS = (1, 2, 4, 8, 16, 32)
+BUDGET_S = 30.0
+# Of the budget: the rest is for speculation.
+_SPEEDS_SHARE = 0.45
+_PREFILL_WORDS = 384
+_PREFILL_ROUNDS = 3
+_TOKENS = 24
+# Speculation is tried where its gain is largest, in the middle, and where it may cost.
+_SPECULATION_LOADS = (1, 4, 16, 32)
+_SPECULATION_TOKENS = {"code": 96, "chat": 24}
+_SPECULATION_ROUNDS = 2
+_CONTEXT_TOKENS = 1024
+
+# Told what is measured now, and how much of the budget is used (0 to 1).
+Say = Callable[[str, float], None]
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """What to profile: a variant under its conditions, and the settings that turn each way of speculation on."""
+
+    conditions: Conditions
+    variant: LabVariant
+    speculation: dict[str, dict[str, str | int | float | bool]] = {}
+    budget_s: float = BUDGET_S
+
+
+async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None) -> Profile:
+    """The profile, within the budget: loads that no longer fit are left out. Raises EngineFailed, EngineTimedOut."""
+    timer = _Timer(sweep.budget_s, clock)
+    async with _client(sweep.variant, engine, clock) as (client, load_s):
+        say("prefill", timer.used)
+        prefill = await _prefill(client)
+        points = await _points(client, sweep.variant.parallel, timer, say)
+        speculation = await _speculation(sweep, engine, client, timer, clock, say)
+    return Profile(
+        conditions=sweep.conditions,
+        measured_at=clock.wall_s(),
+        took_s=timer.used * sweep.budget_s,
+        load_s=load_s,
+        prefill_tokens_per_s=prefill,
+        points=points,
+        speculation=speculation,
+    )
+
+
+class _Timer:
+    def __init__(self, budget_s: float, clock: Clock) -> None:
+        self._budget_s, self._clock = budget_s, clock
+        self._began_s = clock.monotonic_s()
+
+    @property
+    def used(self) -> float:
+        """Share of the budget."""
+        return (self._clock.monotonic_s() - self._began_s) / self._budget_s
+
+    def left_s(self, share: float = 1.0) -> float:
+        """Seconds until `share` of the budget is used."""
+        return (share - self.used) * self._budget_s
+
+    def now_s(self) -> float:
+        return self._clock.monotonic_s()
+
+
+@contextlib.asynccontextmanager
+async def _client(
+    variant: LabVariant, engine: Engine, clock: Clock
+) -> AsyncIterator[tuple[LoadClient, float]]:
+    """A replica that has given its first token, and the seconds that took."""
+    began_s = clock.monotonic_s()
+    async with (
+        running(engine, variant, clock) as replica,
+        LoadClient(
+            Target(address=replica.address, model=variant.model, token=replica.token), clock
+        ) as client,
+    ):
+        first = await client.ask([{"role": "user", "content": "Hello"}], 1, began_s)
+        if first.error is not None:
+            raise EngineFailed(f"the replica to be profiled did not answer: {first.error}")
+        yield client, first.ended_s
+
+
+async def _prefill(client: LoadClient) -> float:
+    """Prompt tokens per second of one request alone, the part that was cached left out."""
+    rates = []
+    for number in range(_PREFILL_ROUNDS):
+        words = filler(random.Random(f"prefill/{number}"), _PREFILL_WORDS)
+        sample = await client.ask([{"role": "user", "content": words}], 1, 0.0)
+        if sample.error is not None:
+            raise EngineFailed(f"a prompt of {_PREFILL_WORDS} words was refused: {sample.error}")
+        spent_s = sample.ended_s - sample.began_s
+        rates.append((sample.prompt_tokens - sample.cached_tokens) / max(spent_s, 1e-9))
+    return median(rates)
+
+
+async def _points(client: LoadClient, parallel: int, timer: _Timer, say: Say) -> tuple[LoadPoint, ...]:
+    points: list[LoadPoint] = []
+    last_s = 0.0
+    for users in LOADS:
+        # Twice the users take at most about twice as long.
+        if users > parallel or (points and 2 * last_s > timer.left_s(_SPEEDS_SHARE)):
+            break
+        say(f"decode speed of {users} at once", timer.used)
+        began_s = timer.now_s()
+        points.append(_point(users, await _decode(client, users)))
+        last_s = timer.now_s() - began_s
+    return tuple(points)
+
+
+async def _decode(client: LoadClient, users: int) -> LoadFigures:
+    asked = _asked("chat", users, _TOKENS, seed=users)
+    return _sound((await client.closed(asked, users)).figures)
+
+
+def _point(users: int, figures: LoadFigures) -> LoadPoint:
+    return LoadPoint(
+        users=users,
+        output_tokens_per_s=figures.output_tokens_per_s,
+        ttft_ms=figures.ttft_ms.p50 if figures.ttft_ms else None,
+        itl_ms=figures.itl_ms.p50 if figures.itl_ms else None,
+    )
+
+
+async def _speculation(
+    sweep: Sweep, engine: Engine, without: LoadClient, timer: _Timer, clock: Clock, say: Say
+) -> tuple[SpeculationPoint, ...]:
+    found: list[SpeculationPoint] = []
+    for method, settings in sweep.speculation.items():
+        variant = msgspec.structs.replace(
+            sweep.variant, engine_settings={**sweep.variant.engine_settings, **settings}
+        )
+        say(f"speculation {method}", timer.used)
+        async with _client(variant, engine, clock) as (client, _):
+            found.extend(await _method(method, client, without, sweep.variant.parallel, timer, say))
+    return tuple(found)
+
+
+async def _method(
+    method: str, client: LoadClient, without: LoadClient, parallel: int, timer: _Timer, say: Say
+) -> Sequence[SpeculationPoint]:
+    found: list[SpeculationPoint] = []
+    last_s = 0.0
+    for users in (load for load in _SPECULATION_LOADS if load <= parallel):
+        for workload, tokens in _SPECULATION_TOKENS.items():
+            if found and last_s > timer.left_s():
+                return found
+            say(f"speculation {method}, {workload}, {users} at once", timer.used)
+            began_s = timer.now_s()
+            found.append(await _gain(method, workload, tokens, users, client, without))
+            last_s = 2 * (timer.now_s() - began_s)
+    return found
+
+
+async def _gain(
+    method: str, workload: str, tokens: int, users: int, client: LoadClient, without: LoadClient
+) -> SpeculationPoint:
+    on: list[LoadFigures] = []
+    off: list[LoadFigures] = []
+    for number in range(_SPECULATION_ROUNDS):
+        # Never the same question twice: a cache of earlier answers would guess it all.
+        asked = _asked(workload, users, tokens, seed=1000 * users + number)
+        sides = ((client, on), (without, off))
+        for side, figures in sides if number % 2 == 0 else reversed(sides):
+            figures.append(_sound((await side.closed(asked, users)).figures))
+    return SpeculationPoint(
+        method=method,
+        workload=workload,
+        users=users,
+        gain=gain(on, off),
+        drafted_tokens=sum(run.drafted_tokens for run in on),
+        accepted_tokens=sum(run.accepted_tokens for run in on),
+    )
+
+
+def _asked(workload: str, users: int, tokens: int, seed: int) -> list[Conversation]:
+    made = conversations(named(workload), users, seed=seed)
+    return [Conversation(turns=(Turn(text=talk.turns[0].text, output_tokens=tokens),)) for talk in made]
+
+
+def _sound(figures: LoadFigures) -> LoadFigures:
+    if figures.errors:
+        raise EngineFailed(f"the replica failed while it was profiled: {next(iter(figures.error_texts))}")
+    return figures

@@ -1,0 +1,104 @@
+"""What a profile says for scheduling: speeds, the best number at once, and where speculation wins."""
+
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
+from outpace.values.snapshot import SpeculationBand
+
+# More users than this share of the highest throughput needs would only wait longer for their tokens.
+_ENOUGH = 0.95
+# A live figure moves the profile by this share of the difference: a hundred answers replace a sweep.
+_LIVE_WEIGHT = 0.03
+# Beyond this a live figure says that the machine was busy with something else, not how fast the variant is.
+_LIVE_FACTOR = 3.0
+
+
+class VariantFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a `VariantEntry` that a profile fills."""
+
+    speeds: tuple[tuple[int, float], ...] = ()
+    prefill_tokens_per_s: float | None = None
+    in_flight: int | None = None
+    speculation: tuple[SpeculationBand, ...] = ()
+
+
+UNMEASURED = VariantFigures()
+
+
+def variant_figures(profile: Profile | None) -> VariantFigures:
+    """What the gateway is told of a profile; nothing is claimed without one."""
+    if profile is None:
+        return UNMEASURED
+    return VariantFigures(
+        speeds=tuple((point.users, point.output_tokens_per_s) for point in profile.points),
+        prefill_tokens_per_s=profile.prefill_tokens_per_s,
+        in_flight=best_concurrency(profile.points),
+        speculation=speculation_bands(profile.speculation),
+    )
+
+
+def best_concurrency(points: Sequence[LoadPoint]) -> int | None:
+    """The fewest requests at once that give nearly the highest throughput; None when nothing was measured."""
+    if not points:
+        return None
+    enough = _ENOUGH * max(point.output_tokens_per_s for point in points)
+    return min(point.users for point in points if point.output_tokens_per_s >= enough)
+
+
+def speculation_bands(points: Sequence[SpeculationPoint]) -> tuple[SpeculationBand, ...]:
+    """By method and load, the gain over all workloads that were tried, as their geometric middle; ascending."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for point in points:
+        found.setdefault((point.method, point.users), []).append(point.gain)
+    return tuple(
+        SpeculationBand(method=method, most_users=users, gain=round(median(gains), 4))
+        for (method, users), gains in sorted(found.items())
+    )
+
+
+def refusal(profile: Profile, now: Conditions) -> str | None:
+    """Why a profile does not hold under these conditions; None when it does."""
+    then = profile.conditions
+    for name, words in _WORDS.items():
+        before, here = getattr(then, name), getattr(now, name)
+        if before != here:
+            return f"{words} {before}, this is {here}; `outpace profile` measures again"
+    return None
+
+
+def refined(profile: Profile, users: int, output_tokens_per_s: float) -> Profile:
+    """The profile moved a little towards what live traffic showed at `users` at once.
+
+    A figure far off is left out: it tells of other programs on the machine.
+    """
+    points = list(profile.points)
+    index = _nearest(points, users)
+    if index is None or output_tokens_per_s <= 0:
+        return profile
+    known = points[index].output_tokens_per_s
+    if not known / _LIVE_FACTOR <= output_tokens_per_s <= known * _LIVE_FACTOR:
+        return profile
+    moved = known + _LIVE_WEIGHT * (output_tokens_per_s - known)
+    points[index] = msgspec.structs.replace(points[index], output_tokens_per_s=moved)
+    return msgspec.structs.replace(profile, points=tuple(points), refined_by=profile.refined_by + 1)
+
+
+_WORDS = {
+    "machine": "the profile is of another machine:",
+    "engine": "the profile is of another engine:",
+    "engine_version": "the profile is of another engine version:",
+    "artifact_sha256": "the profile is of other weights:",
+    "model": "the profile is of another model:",
+    "settings": "the profile is of other settings:",
+}
+
+
+def _nearest(points: Sequence[LoadPoint], users: int) -> int | None:
+    """The measured load that is the same within a quarter; a figure between two loads belongs to neither."""
+    for index, point in enumerate(points):
+        if abs(point.users - users) <= point.users / 4:
+            return index
+    return None

@@ -1,0 +1,52 @@
+"""What was measured of a variant on a machine, and the conditions that it holds for."""
+
+import msgspec
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a profile depends on; another value of any of them is another profile."""
+
+    model: str
+    artifact_sha256: str
+    engine: str
+    engine_version: str
+    # Processor and vector units, as verdicts name it.
+    machine: str
+    settings: dict[str, str | int | float | bool] = {}
+
+
+class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How a replica answers `users` at once; latencies are medians, None for a figure that a short run did not give."""
+
+    users: int
+    output_tokens_per_s: float
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+
+
+class SpeculationPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Speculation on against off, in turns, on the same requests."""
+
+    method: str
+    workload: str
+    users: int
+    # Output tokens/s on divided by off.
+    gain: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """Measured behaviour of a variant on a machine. Written by a sweep, refined by live figures."""
+
+    conditions: Conditions
+    # Wall clock, Unix seconds.
+    measured_at: float
+    took_s: float
+    load_s: float
+    prefill_tokens_per_s: float
+    # By users, ascending.
+    points: tuple[LoadPoint, ...]
+    speculation: tuple[SpeculationPoint, ...] = ()
+    # Live answers that moved the figures since.
+    refined_by: int = 0

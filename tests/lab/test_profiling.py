@@ -1,0 +1,45 @@
+"""The sweep on a real replica of the echo engine: its shape, never its speed."""
+
+from pathlib import Path
+
+from outpace.engines.registry import engine
+from outpace.lab.profiling import Sweep, profile
+from outpace.lab.replica import LabVariant
+from outpace.values.clock import SystemClock
+from outpace.values.profile import Conditions
+
+
+def sweep(parallel: int, budget_s: float = 300.0, **settings: str | int | float | bool) -> Sweep:
+    return Sweep(
+        conditions=Conditions(
+            model="echo", artifact_sha256="", engine="echo", engine_version="1", machine="here"
+        ),
+        variant=LabVariant(
+            model="echo",
+            artifact_path=Path("none"),
+            context_tokens=4096,
+            parallel=parallel,
+            engine_settings=settings,
+        ),
+        speculation={"pretended": {}},
+        budget_s=budget_s,
+    )
+
+
+async def test_a_sweep_measures_every_load_that_the_replica_takes() -> None:
+    said: list[str] = []
+    made = await profile(sweep(4), engine("echo"), SystemClock(), lambda what, share: said.append(what))
+    assert [point.users for point in made.points] == [1, 2, 4]
+    assert all(point.output_tokens_per_s > 0 for point in made.points)
+    assert made.prefill_tokens_per_s > 0
+    assert 0 < made.load_s < made.took_s
+    assert {(point.workload, point.users) for point in made.speculation} == {
+        (workload, users) for workload in ("code", "chat") for users in (1, 4)
+    }
+    assert "decode speed of 2 at once" in said
+
+
+async def test_what_no_longer_fits_the_budget_is_left_out() -> None:
+    made = await profile(sweep(32, budget_s=0.001), engine("echo"), SystemClock())
+    assert [point.users for point in made.points] == [1]
+    assert len(made.speculation) == 1
