@@ -58,6 +58,7 @@ def gateway_process(settings: Settings, index: int) -> None:
     from outpace.gateway.keys import Keys
     from outpace.gateway.serve import Service
     from outpace.gateway.server import Worker, allow_many_files, run_worker
+    from outpace.gateway.signals import WorkerSignals
     from outpace.gateway.watch import SnapshotWatch
     from outpace.metering import Counters, JournalWriter, Meter, new_boot_id
 
@@ -70,9 +71,13 @@ def gateway_process(settings: Settings, index: int) -> None:
     meter = Meter(journal, column, clock)
     service = Service(meter=meter, engine=functools.cache(engine), secret=settings_room.secret, clock=clock)
     watch = SnapshotWatch(home.snapshot, clock, service.take_over)
+    signals = WorkerSignals(
+        home.sockets, index, settings.workers, clock, demand=service.demand, on_snapshot=watch.look
+    )
+    service.on_held = signals.send_now
     gateway = Gateway(service=service, keys=Keys(clock), snapshot=lambda: watch.current, clock=clock)
     run_worker(
-        Worker(gateway=gateway, service=service, watch=watch, journal=journal, clock=clock),
+        Worker(gateway=gateway, service=service, watch=watch, signals=signals, journal=journal, clock=clock),
         host=settings.host,
         port=settings.port,
         grace_s=settings.grace_s,

@@ -49,13 +49,14 @@ class Platform:
     keys: dict[str, KeyEntry] = field(default_factory=dict)
     deployments: dict[str, DeploymentEntry] = field(default_factory=dict)
     version: int = 0
+    num_workers: int = 1
 
     def __post_init__(self) -> None:
         self.home = Home(self.root / "h")
         self.home.make()
         self.counters = Counters.open(self.home.counters)
         self.counters.load_bases({})
-        settings = Settings(home=str(self.home.root), port=self.port, grace_s=5.0)
+        settings = Settings(home=str(self.home.root), port=self.port, grace_s=5.0, workers=self.num_workers)
         self._settings = self.root / "settings.json"
         self._settings.write_bytes(msgspec.json.encode(settings))
 
@@ -178,9 +179,9 @@ class Platform:
 
 
 @contextlib.contextmanager
-def platform(root: Path) -> Iterator[Platform]:
+def platform(root: Path, workers: int = 1) -> Iterator[Platform]:
     """A platform whose processes end with the block."""
-    made = Platform(root)
+    made = Platform(root, num_workers=workers)
     try:
         yield made
     finally:
@@ -190,7 +191,7 @@ def platform(root: Path) -> Iterator[Platform]:
 @contextlib.asynccontextmanager
 async def echo_platform(root: Path, *, workers: int = 1, **switches: object) -> AsyncIterator[Platform]:
     """One echo deployment called `echo`, one key, `workers` workers, all up."""
-    with platform(root) as made:
+    with platform(root, workers) as made:
         made.add_key()
         made.deploy("echo", [made.start_engine(switches=switches)])
         made.publish()

@@ -1,118 +1,246 @@
-"""The queue in front of replicas: places, order, cancellation, trouble."""
+"""The queue in front of replicas: places, order, cancellation, trouble, holding for what is not there yet."""
 
 import asyncio
+from itertools import count
+from typing import Any
 
 import pytest
 
 from outpace.scheduling.queue import ReplicaQueue
+from outpace.scheduling.tickets import Ticket
+from outpace.values.clock import ManualClock
 from outpace.values.errors import ModelLoading, Overloaded
-from outpace.values.snapshot import ReplicaEntry
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry
+
+NAMES = count()
 
 
-def replica(name: str, most: int | None = 1) -> ReplicaEntry:
-    return ReplicaEntry(id=name, address=f"unix:/{name}", max_in_flight=most)
+def replica(name: str, most: int | None = 1, variant: str = "") -> ReplicaEntry:
+    return ReplicaEntry(id=name, address=f"unix:/{name}", max_in_flight=most, variant=variant)
 
 
-def queue_of(*replicas: ReplicaEntry, max_waiting: int = 10) -> ReplicaQueue:
-    queue = ReplicaQueue(max_waiting=max_waiting)
-    queue.update(replicas)
-    return queue
+def entry(*replicas: ReplicaEntry, **fields: Any) -> DeploymentEntry:
+    known: dict[str, Any] = {
+        "name": "d", "model": "d", "engine_model": "d", "engine": "echo", "state": "ready", "created": 0,
+        "owned_by": "test", "tasks": ("chat",), "replicas": replicas,
+    }  # fmt: skip
+    return DeploymentEntry(**(known | fields))
 
 
-async def test_without_replicas_the_caller_is_told_at_once() -> None:
-    with pytest.raises(ModelLoading):
-        await ReplicaQueue().acquire(0.0)
+class Rig:
+    """A queue with a clock, and callers who wait in it."""
+
+    def __init__(self, *replicas: ReplicaEntry, **fields: Any) -> None:
+        self.clock = ManualClock()
+        self.queue = ReplicaQueue(self.clock.monotonic_s, **fields)
+        self.queue.update(entry(*replicas))
+        self.given: list[str] = []
+
+    def ticket(self, key: str = "k", tokens: int = 1, **fields: Any) -> Ticket:
+        now_s = self.clock.monotonic_s()
+        ticket = Ticket(key, arrived_s=now_s, deadline_s=now_s + 60, output_tokens=tokens, **fields)
+        self.queue.arrive(ticket)
+        return ticket
+
+    def take(self, key: str = "k", **fields: Any) -> str:
+        found = self.queue.take(self.ticket(key, **fields))
+        assert found is not None
+        return found.id
+
+    async def waiting(self, key: str = "k", **fields: Any) -> tuple[Ticket, "asyncio.Task[ReplicaEntry]"]:
+        ticket = self.ticket(key, **fields)
+        assert self.queue.take(ticket) is None
+        task = asyncio.create_task(self.queue.wait(ticket))
+        task.add_done_callback(lambda _: self.given.append(ticket.key))
+        await asyncio.sleep(0)
+        return ticket, task
 
 
 async def test_work_goes_to_the_replica_with_the_least() -> None:
-    queue = queue_of(replica("a", None), replica("b", None))
-    first, second = await queue.acquire(0.0), await queue.acquire(0.0)
-    assert {first.id, second.id} == {"a", "b"}
-    queue.release("a")
-    assert (await queue.acquire(0.0)).id == "a"
+    rig = Rig(replica("a", None), replica("b", None))
+    heavy = rig.ticket(tokens=100)
+    first = rig.queue.take(heavy)
+    assert first is not None
+    other = {"a": "b", "b": "a"}[first.id]
+    assert [rig.take(tokens=10) for _ in range(3)] == [other] * 3
+    rig.queue.release(first.id, heavy)
+    assert rig.take() == first.id
 
 
-async def test_first_come_first_served() -> None:
-    queue = queue_of(replica("a"))
-    await queue.acquire(0.0)
-    order: list[int] = []
+async def test_the_requests_of_one_key_go_in_order() -> None:
+    rig = Rig(replica("a"))
+    held = rig.ticket()
+    rig.queue.take(held)
+    waiting = [await rig.waiting() for _ in range(3)]
+    rig.queue.release("a", held)
+    for ticket, task in waiting:
+        assert (await task).id == "a"
+        rig.queue.release("a", ticket)
+    assert rig.queue.in_flight == 0
 
-    async def wait(number: int) -> None:
-        await queue.acquire(0.0)
-        order.append(number)
 
-    tasks = [asyncio.create_task(wait(number)) for number in range(3)]
+async def test_a_key_with_little_work_does_not_wait_behind_a_flood() -> None:
+    rig = Rig(replica("a"))
+    held = rig.ticket("flood")
+    rig.queue.take(held)
+    flood = [await rig.waiting("flood", tokens=100) for _ in range(5)]
+    _, small = await rig.waiting("small", tokens=10)
+    rig.queue.release("a", held)
     await asyncio.sleep(0)
-    for _ in range(3):
-        queue.release("a")
-        await asyncio.sleep(0)
-    await asyncio.gather(*tasks)
-    assert order == [0, 1, 2]
+    # The flood was given something already, the other key nothing.
+    assert small.done()
+    for _, task in flood:
+        task.cancel()
+
+
+async def test_first_come_first_served_lets_it_wait() -> None:
+    rig = Rig(replica("a"), order="fifo")
+    held = rig.ticket("flood")
+    rig.queue.take(held)
+    flood = [await rig.waiting("flood", tokens=100) for _ in range(5)]
+    _, small = await rig.waiting("small", tokens=10)
+    rig.queue.release("a", held)
+    await asyncio.sleep(0)
+    assert flood[0][1].done()
+    assert not small.done()
+    for _, task in [*flood, (None, small)]:
+        task.cancel()
+
+
+async def test_a_place_is_kept_for_another_key_that_is_about() -> None:
+    rig = Rig(replica("a", 4))
+    rig.queue.release(rig.take("other"), rig.ticket("other"))
+    assert [rig.take("flood") for _ in range(3)] == ["a"] * 3
+    assert rig.queue.take(rig.ticket("flood")) is None
+    assert rig.take("other") == "a"
+
+
+async def test_a_key_alone_gets_every_place() -> None:
+    rig = Rig(replica("a", 4))
+    assert [rig.take("only") for _ in range(4)] == ["a"] * 4
+    rig = Rig(replica("a", 4))
+    rig.queue.release(rig.take("other"), rig.ticket("other"))
+    rig.clock.advance(61)
+    assert [rig.take("only") for _ in range(4)] == ["a"] * 4
 
 
 async def test_a_cancelled_waiter_leaves_at_once_and_loses_no_place() -> None:
-    queue = queue_of(replica("a"))
-    await queue.acquire(0.0)
-    gone = asyncio.create_task(queue.acquire(0.0))
-    stays = asyncio.create_task(queue.acquire(0.0))
-    await asyncio.sleep(0)
+    rig = Rig(replica("a"))
+    held = rig.ticket()
+    rig.queue.take(held)
+    _, gone = await rig.waiting()
+    _, stays = await rig.waiting()
     gone.cancel()
     await asyncio.sleep(0)
-    assert queue.waiting == 1
-    queue.release("a")
+    assert rig.queue.waiting == 1
+    rig.queue.release("a", held)
     assert (await stays).id == "a"
 
 
 async def test_a_place_given_to_a_caller_who_left_is_passed_on() -> None:
-    queue = queue_of(replica("a"))
-    await queue.acquire(0.0)
-    gone = asyncio.create_task(queue.acquire(0.0))
-    await asyncio.sleep(0)
-    queue.release("a")  # the place is handed over ...
+    rig = Rig(replica("a"))
+    held = rig.ticket()
+    rig.queue.take(held)
+    _, gone = await rig.waiting()
+    rig.queue.release("a", held)  # the place is handed over ...
     gone.cancel()  # ... in the moment in which its owner leaves
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert queue.in_flight == 0
-    assert (await queue.acquire(0.0)).id == "a"
+    assert rig.queue.in_flight == 0
+    assert rig.take() == "a"
 
 
 async def test_a_full_queue_refuses() -> None:
-    queue = queue_of(replica("a"), max_waiting=1)
-    await queue.acquire(0.0)
-    waiting = asyncio.create_task(queue.acquire(0.0))
-    await asyncio.sleep(0)
+    rig = Rig(replica("a"), max_waiting=1)
+    rig.take()
+    _, waiting = await rig.waiting()
     with pytest.raises(Overloaded):
-        await queue.acquire(0.0)
+        await rig.queue.wait(rig.ticket())
     waiting.cancel()
 
 
 async def test_a_replica_in_trouble_is_the_last_resort() -> None:
-    queue = queue_of(replica("a", None), replica("b", None))
-    queue.avoid("a", until_s=10.0)
-    assert [(await queue.acquire(5.0)).id for _ in range(3)] == ["b", "b", "b"]
-    assert (await queue.acquire(11.0)).id == "a"
+    rig = Rig(replica("a", None), replica("b", None))
+    rig.queue.avoid("a", until_s=rig.clock.monotonic_s() + 10)
+    assert [rig.take() for _ in range(3)] == ["b", "b", "b"]
+    rig.clock.advance(11)
+    assert rig.take() == "a"
 
 
 async def test_the_retry_prefers_another_replica() -> None:
-    queue = queue_of(replica("a", None), replica("b", None))
-    assert (await queue.acquire(0.0, excluded=frozenset({"a"}))).id == "b"
-    assert (await queue_of(replica("a")).acquire(0.0, excluded=frozenset({"a"}))).id == "a"
+    rig = Rig(replica("a", None), replica("b", None))
+    ticket = rig.ticket()
+    ticket.excluded = frozenset({"a"})
+    found = rig.queue.take(ticket)
+    assert found is not None
+    assert found.id == "b"
+    alone = Rig(replica("a"))
+    ticket = alone.ticket()
+    ticket.excluded = frozenset({"a"})
+    assert alone.queue.take(ticket) is not None
 
 
 async def test_new_replicas_serve_those_who_wait() -> None:
-    queue = queue_of(replica("a"))
-    await queue.acquire(0.0)
-    waiting = asyncio.create_task(queue.acquire(0.0))
-    await asyncio.sleep(0)
-    queue.update([replica("a"), replica("b")])
+    rig = Rig(replica("a"))
+    rig.take()
+    _, waiting = await rig.waiting()
+    rig.queue.update(entry(replica("a"), replica("b")))
     assert (await waiting).id == "b"
 
 
-async def test_waiters_hear_why_nothing_will_come() -> None:
-    queue = queue_of(replica("a"))
-    await queue.acquire(0.0)
-    waiting = asyncio.create_task(queue.acquire(0.0))
-    await asyncio.sleep(0)
-    queue.fail_waiting("the model is no longer served")
-    with pytest.raises(ModelLoading, match="no longer served"):
+async def test_a_replica_that_leaves_ends_what_it_has() -> None:
+    rig = Rig(replica("a"), replica("b"))
+    held = rig.ticket()
+    found = rig.queue.take(held)
+    assert found is not None
+    rig.queue.update(entry(replica({"a": "b", "b": "a"}[found.id])))
+    assert rig.queue.in_flight == 1
+    rig.queue.release(found.id, held)
+    assert rig.queue.in_flight == 0
+
+
+# -- nothing there
+
+
+async def test_callers_are_held_for_a_start_and_their_time_is_told() -> None:
+    rig = Rig()
+    ticket, waiting = await rig.waiting()
+    assert not rig.queue.is_ready
+    rig.clock.advance(3)
+    demand = rig.queue.demand()
+    assert (demand.waiting, demand.waiting_tokens, demand.oldest_wait_s) == (1, 1, 3)
+    rig.queue.update(entry(replica("a")))
+    assert (await waiting).id == "a"
+    assert ticket.held_s == 3
+    assert rig.queue.demand().running == 1
+
+
+async def test_who_waits_hears_why_nothing_will_come() -> None:
+    rig = Rig()
+    _, waiting = await rig.waiting()
+    rig.queue.update(entry(state="failed", reason="weights are corrupt"))
+    with pytest.raises(ModelLoading, match="weights are corrupt"):
         await waiting
+    assert rig.queue.waiting == rig.queue.demand().waiting_tokens == 0
+
+
+async def test_a_deadline_that_passes_in_a_start_tells_when_to_come_back() -> None:
+    rig = Rig()
+    rig.queue.update(entry(state="starting", ready_in_s=20.0))
+    ticket, waiting = await rig.waiting()
+    rig.clock.advance(5)
+    rig.queue.expire(ticket)
+    with pytest.raises(ModelLoading, match=r"expected to answer in 15 s") as told:
+        await waiting
+    assert told.value.retry_after_s == 15
+    assert rig.queue.waiting == 0
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_told_too() -> None:
+    rig = Rig(replica("a"))
+    rig.take()
+    ticket, waiting = await rig.waiting()
+    rig.queue.expire(ticket)
+    with pytest.raises(Overloaded, match="deadline"):
+        await waiting
+    rig.queue.expire(ticket)  # late timers change nothing

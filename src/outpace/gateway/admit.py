@@ -41,7 +41,10 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_deployment(snapshot: Snapshot, key: KeyEntry, request: EngineBound) -> DeploymentEntry:
-    """The deployment that serves `request.model` to this key. Raises ModelNotFound, ModelNotAllowed, ModelLoading."""
+    """The deployment that serves `request.model` to this key; it may be one that is starting or asleep.
+
+    Raises ModelNotFound, ModelNotAllowed, and ModelLoading when waiting would be in vain.
+    """
     deployment = snapshot.deployments.get(request.model)
     if deployment is None:
         raise ModelNotFound
@@ -53,7 +56,7 @@ def find_deployment(snapshot: Snapshot, key: KeyEntry, request: EngineBound) -> 
     if endpoint not in deployment.tasks:
         serves = ", ".join(deployment.tasks)
         raise ModelNotFound(f"This model does not serve {endpoint}; it serves {serves}.")
-    if deployment.state != "ready" or not deployment.replicas:
+    if not _is_or_will_be_ready(deployment):
         raise _not_ready(deployment)
     return deployment
 
@@ -64,7 +67,7 @@ def take_rate(
     """Take the request from the key's limits per minute; the state for the headers, and the tokens taken."""
     if key.rpm is None and key.tpm is None:
         return None, 0
-    tokens = _estimate_tokens(request, prompt_bound_tokens(request, raw_bytes))
+    tokens = sum(estimate_tokens(request, raw_bytes))
     return meter.take(key.slot, key.rpm, key.tpm, tokens), tokens
 
 
@@ -80,6 +83,14 @@ def require_rate(key: KeyEntry, rate: RateState | None, tokens: int) -> None:
         raise RateLimited(rate.hit, problem, _MINUTE_S)
     problem = f"The key's limit of {limit} {rate.hit} per minute is reached; try again in {rate.retry_after_s:.3g} s."
     raise RateLimited(rate.hit, problem, rate.retry_after_s)
+
+
+def estimate_tokens(request: EngineBound, raw_bytes: int) -> tuple[int, int]:
+    """Prompt and output tokens that a request will take, by rule of thumb."""
+    limit = output_limit_tokens(request)
+    output_tokens = _OUTPUT_GUESS_TOKENS if limit is None else limit
+    prompt_tokens = prompt_bound_tokens(request, raw_bytes) // _BYTES_PER_TOKEN + 1
+    return prompt_tokens, output_tokens * num_choices(request)
 
 
 def admit(
@@ -100,21 +111,17 @@ def admit(
     return Admitted(key=key, deployment=deployment, price=price, reserved_pusd=reserved_pusd)
 
 
+def _is_or_will_be_ready(deployment: DeploymentEntry) -> bool:
+    return deployment.state in ("ready", "starting") or (deployment.state == "sleeping" and deployment.wakes)
+
+
 def _not_ready(deployment: DeploymentEntry) -> ModelLoading:
     if deployment.state == "failed":
         reason = deployment.reason or "see `outpace status`"
         return ModelLoading(f"The model could not be started: {reason}", retry_after_s=30)
-    if deployment.state == "stopped":
-        return ModelLoading("The model is stopped; `outpace deploy` starts it.", retry_after_s=30)
-    return ModelLoading(
-        "The model is starting; try again.", retry_after_s=max(deployment.ready_in_s or 1.0, 1.0)
-    )
-
-
-def _estimate_tokens(request: EngineBound, bound_tokens: int) -> int:
-    limit = output_limit_tokens(request)
-    output_tokens = _OUTPUT_GUESS_TOKENS if limit is None else limit
-    return bound_tokens // _BYTES_PER_TOKEN + output_tokens * num_choices(request) + 1
+    if deployment.state == "sleeping":
+        return ModelLoading("The model is scaled to zero; `outpace scale` starts it.", retry_after_s=30)
+    return ModelLoading("The model is stopped; `outpace deploy` starts it.", retry_after_s=30)
 
 
 def _reserve(

@@ -12,7 +12,8 @@ from outpace.gateway.headers import answer_head, refusal_head
 from outpace.gateway.keys import Keys
 from outpace.gateway.openai.errors import error_body
 from outpace.gateway.openai.models import model_body, models_body
-from outpace.gateway.serve import Arrival, Service
+from outpace.gateway.run import Arrival
+from outpace.gateway.serve import Service
 from outpace.values.clock import Clock
 from outpace.values.errors import InvalidInput, MethodNotAllowed, NotFound, OutpaceError
 from outpace.values.requests import Endpoint

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from outpace.engines.protocol import Reader
 from outpace.gateway.door import Cycle
 from outpace.gateway.door_head import Headers
-from outpace.gateway.openai.errors import error_body
 from outpace.gateway.upstream import Exchange
 from outpace.values.errors import EngineFailed, OutpaceError
 from outpace.values.usage import Usage
@@ -93,24 +92,22 @@ class Relay:
         if self.first_byte_s is None:
             raise EngineFailed("The engine's stream was empty.")
         self._cycle.end_stream(out)
-        self._forget_stall()
+        self.close()
 
-    def fail(self, error: OutpaceError) -> None:
-        """End a stream that has begun with the error in it."""
-        self._cycle.end_stream(b"data: " + error_body(error) + b"\n\n")
-        self._forget_stall()
-
-    # -- inside
-
-    def _forget_stall(self) -> None:
+    def close(self) -> None:
+        """No more of this answer goes out."""
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
+    # -- inside
+
     def _send(self, out: bytes) -> None:
         if self.first_byte_s is None:
             self.first_byte_s = self._now_s()
-            self._cycle.start_stream(200, self._head())
+            # A stream that waited for its place has begun already, with comments.
+            if not self._cycle.is_started:
+                self._cycle.start_stream(200, self._head())
         self._cycle.write_chunk(out)
         usage = self._reader.usage
         if usage.completion_tokens >= self._next_mark_tokens:

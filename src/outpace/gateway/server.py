@@ -17,6 +17,7 @@ import uvloop
 from outpace.gateway.app import Gateway
 from outpace.gateway.door import Door
 from outpace.gateway.serve import Service
+from outpace.gateway.signals import WorkerSignals
 from outpace.gateway.watch import SnapshotWatch, wait_for_first
 from outpace.metering import JournalUnwritable, JournalWriter
 from outpace.values.clock import Clock
@@ -38,6 +39,7 @@ class Worker:
     gateway: Gateway
     service: Service
     watch: SnapshotWatch
+    signals: WorkerSignals
     journal: JournalWriter
     clock: Clock
 
@@ -84,13 +86,16 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, worker: Worker
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_EVERY_OBJECTS, 20, 100)
-    background = [asyncio.create_task(worker.watch.run()), asyncio.create_task(_report(server, worker))]
+    worker.signals.open()
+    loops = (worker.watch.run(), worker.signals.run(), _report(server, worker))
+    background = [asyncio.create_task(loop) for loop in loops]
     _log.info("gateway_listening", pid=os.getpid(), address=listener.getsockname())
     try:
         await server.serve(sockets=[listener])
     finally:
         for task in background:
             task.cancel()
+        worker.signals.close()
         worker.service.report(0)
         _close_journal(worker.journal)
 
