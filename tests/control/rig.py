@@ -83,8 +83,8 @@ def parts_in(home: Home, **changes: Any) -> ControlParts:
 
 def wanted(name: str = "chat", replicas: int = 1, **fields: Any) -> Wanted:
     """A wish for echo replicas."""
-    spec = DeploymentSpec(name=name, model="echo", replicas=Replicas(min=replicas, max=replicas), **fields)
-    return Wanted(spec=spec, desired=replicas, created_at=1.0)
+    bounds = fields.pop("bounds", Replicas(min=replicas, max=replicas))
+    return Wanted(spec=DeploymentSpec(name=name, model="echo", replicas=bounds, **fields), created_at=1.0)
 
 
 class Rig:

@@ -1,19 +1,33 @@
 """The reconcile decision as a table, and that repeating it always arrives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.control.decide import Action, Retire, Standing, Start, decide, deployment_state, shown_digest
+from outpace.control.decide import (
+    Action,
+    Recall,
+    Retire,
+    Standing,
+    Start,
+    decide,
+    deployment_state,
+    shown_digest,
+)
 from outpace.fleet.replicas import Life, turned
 from outpace.values.deployment import ReplicaState
 
 
 def _life(
-    replica_id: str, state: ReplicaState = "ready", digest: str = "new", is_running: bool = True
+    replica_id: str,
+    state: ReplicaState = "ready",
+    digest: str = "new",
+    is_running: bool = True,
+    **fields: Any,
 ) -> Life:
     return Life(
         id=replica_id,
@@ -23,6 +37,7 @@ def _life(
         address="unix:/x",
         token="t",
         is_running=is_running,
+        **fields,
     )
 
 
@@ -42,6 +57,13 @@ def _wants(desired: int = 1, *, may_start: bool = True) -> dict[str, Standing]:
         (_wants(1), [_life("a@1", "failed", is_running=False)], [Start("a@1", "a")]),
         (_wants(1, may_start=False), [_life("a@1", "failed", is_running=False)], []),
         (_wants(1), [_life("a@1", "draining")], [Start("a@2", "a")]),
+        # Wanted again before it was told to end: it serves on, also while starts have to wait.
+        (_wants(1), [_life("a@1", "draining", ready_at=1.0)], [Recall("a@1")]),
+        (_wants(2), [_life("a@1", "draining", ready_at=1.0)], [Recall("a@1"), Start("a@2", "a")]),
+        (_wants(1, may_start=False), [_life("a@1", "draining", ready_at=1.0)], [Recall("a@1")]),
+        (_wants(1), [_life("a@1", "draining", ready_at=1.0, is_ending=True)], [Start("a@2", "a")]),
+        (_wants(1, may_start=False), [_life("a@1", "draining", ready_at=1.0, digest="old")], []),
+        (_wants(0), [_life("a@1")], [Retire("a@1")]),
         # Too many: the ready and the oldest stay.
         (_wants(1), [_life("a@1", "starting"), _life("a@2"), _life("a@10")], [Retire("a@10"), Retire("a@1")]),
         # Not wanted.
@@ -80,6 +102,8 @@ def test_one_ready_replica_is_enough_and_giving_up_is_failing() -> None:
     assert deployment_state(1, is_given_up=True) == "ready"
     assert deployment_state(0, is_given_up=True) == "failed"
     assert deployment_state(0, is_given_up=False) == "starting"
+    assert deployment_state(0, is_given_up=False, is_asleep=True) == "sleeping"
+    assert deployment_state(0, is_given_up=True, is_asleep=True) == "failed"
 
 
 _LIVES = st.builds(

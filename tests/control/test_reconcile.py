@@ -12,11 +12,14 @@ from tests.control.rig import Rig, parts_in, resolve_echo, rig_in, wanted
 from tests.fleet.launching import SLEEPER, is_running
 
 from outpace.control.parts import Progress, Resolved
+from outpace.control.reconcile import Reconciler
 from outpace.fleet.probe import Probe
-from outpace.values.deployment import DeploymentSpec, External, Launch
+from outpace.fleet.restarts import RestartPolicy
+from outpace.values.deployment import DeploymentSpec, External, Launch, Replicas
 from outpace.values.errors import SourceUnreachable
 from outpace.values.home import Home
 from outpace.values.money import FREE
+from outpace.values.signals import Demand, DeploymentDemand
 
 
 def _entry_state(rig: Rig, name: str = "chat") -> str | None:
@@ -191,7 +194,7 @@ async def test_a_model_that_is_not_there_fails_by_name_and_hurts_nobody(home: Ho
     async with rig_in(home) as rig, rig:
         absent = wanted("missing")
         spec = DeploymentSpec(name="missing", model="absent")
-        rig.reconciler.want(type(absent)(spec=spec, desired=1, created_at=1.0))
+        rig.reconciler.want(type(absent)(spec=spec, created_at=1.0))
         rig.reconciler.want(wanted())
         await rig.until_shown("chat@1")
         await rig.until(lambda: _entry_state(rig, "missing") == "failed")
@@ -227,7 +230,7 @@ async def test_an_external_deployment_needs_its_key_and_no_process(home: Home, i
     spec = DeploymentSpec(name="mock", engine="external", external=external)
     secrets = {"SOME_KEY": "x"} if is_set else {}
     async with rig_in(home, secret=secrets.get) as rig, rig:
-        rig.reconciler.want(type(wanted())(spec=spec, desired=1, created_at=1.0))
+        rig.reconciler.want(type(wanted())(spec=spec, created_at=1.0))
         await rig.until(lambda: _entry_state(rig, "mock") == ("ready" if is_set else "failed"))
         entry = rig.snapshot().deployments["mock"]
         assert [replica.address for replica in entry.replicas] == (
@@ -314,3 +317,78 @@ async def test_a_replica_that_misses_its_canary_never_serves_and_the_next_choice
                 == [True]
             )
         )
+
+
+_SLEEPS = Replicas(min=0, max=1, idle_s=0.2)
+
+
+def _waits(count: int = 1) -> Demand:
+    return Demand(worker=0, deployments={"chat": DeploymentDemand(waiting=count)})
+
+
+async def test_an_idle_deployment_sleeps_and_any_number_of_callers_wakes_one_replica(home: Home) -> None:
+    announced: list[int] = []
+    async with rig_in(home) as rig:
+        rig.reconciler = Reconciler(rig.parts, rig.failures.append, announced.append)
+        async with rig:
+            rig.reconciler.want(wanted(bounds=_SLEEPS))
+            await rig.until_shown("chat@1")
+            await rig.until(lambda: _entry_state(rig) == "sleeping" and not rig.lives)
+            entry = rig.snapshot().deployments["chat"]
+            assert (entry.wakes, entry.reason, entry.replicas) == (True, None, ())
+            assert 0.0 < (entry.ready_in_s or 0.0) < 10.0
+            for _ in range(50):
+                rig.reconciler.take_demand(_waits(1_000))
+            await rig.until(lambda: bool(rig.lives))
+            rig.reconciler.take_demand(_waits(1_000))
+            await rig.until_shown("chat@1")
+            assert (len(rig.lives), rig.lives["chat@1"].restarts, rig.failures) == (1, 0, [])
+            assert announced[-1] == rig.snapshot().version
+
+
+async def test_a_sleeper_that_cannot_start_tells_why_and_waits_for_the_next_caller(home: Home) -> None:
+    failing = RestartPolicy(first_wait_s=0.3, opens_after=2, retry_open_s=0.3)
+    spec = wanted(bounds=_SLEEPS, engine_settings={"crash_on_start": True})
+    async with rig_in(home, restart_policy=failing) as rig, rig:
+        rig.reconciler.want(spec, at_least=0)
+        await rig.until(lambda: _entry_state(rig) == "sleeping")
+        for num_failures in (1, 2, 3):
+            rig.reconciler.take_demand(_waits())
+            await rig.until(lambda: _entry_state(rig) == "failed")
+            assert "crash" in (rig.snapshot().deployments["chat"].reason or "")
+            rig.reconciler.take_demand(Demand(worker=0, deployments={"chat": DeploymentDemand()}))
+            # The back-off is over, also that of an open breaker: the next caller tries again.
+            await rig.until(lambda: _entry_state(rig) == "sleeping")
+            assert len(rig.failures) == num_failures
+
+
+async def test_what_is_about_to_end_serves_again_when_it_is_wanted_again(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(replicas=1, engine_settings={"token_interval_ms": 50.0}))
+        await rig.until_shown("chat@1")
+        pid = rig.lives["chat@1"].pid
+        running = asyncio.create_task(_complete(rig, "chat@1", 30))
+        await _is_working(rig, "chat@1")
+        sleeper = wanted(bounds=_SLEEPS, engine_settings={"token_interval_ms": 50.0})
+        rig.reconciler.want(sleeper)
+        rig.reconciler.sleep("chat")
+        await rig.until(lambda: rig.lives["chat@1"].state == "draining")
+        rig.reconciler.take_demand(_waits())
+        await rig.until_shown("chat@1")
+        assert (rig.lives["chat@1"].pid, await running) == (pid, 200)
+
+
+async def test_a_restarted_control_leaves_sleepers_asleep_and_runners_running(home: Home) -> None:
+    async with rig_in(home) as rig:
+        async with rig:
+            rig.reconciler.want(wanted(bounds=Replicas(min=0)))
+            rig.reconciler.want(wanted("other", bounds=Replicas(min=0)), at_least=0)
+            await rig.until_shown("chat@1")
+            pid = rig.lives["chat@1"].pid
+        again = Rig(home, parts_in(home))
+        again.reconciler.want(wanted(bounds=Replicas(min=0)), at_least=0)
+        again.reconciler.want(wanted("other", bounds=Replicas(min=0)), at_least=0)
+        async with again:
+            await again.until(lambda: _entry_state(again, "other") == "sleeping" and bool(again.lives))
+            assert again.shown() == ["chat@1"]
+            assert [life.pid for life in again.lives.values()] == [pid]

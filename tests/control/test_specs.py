@@ -29,6 +29,7 @@ def test_every_choice_may_be_auto() -> None:
     )
     assert _parse(**document) == _parse()
     assert _parse(replicas={"min": 2, "max": "auto"}).replicas == Replicas(min=2, max=2)
+    assert _parse(replicas={"min": 0, "idle_s": 30}).replicas == Replicas(min=0, max=1, idle_s=30)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,11 @@ def test_a_missing_price_is_the_list_price_and_never_free() -> None:
         ({"model": None}, "model"),
         ({"model": ""}, "model"),
         ({"model": "a\nb"}, "model"),
-        ({"replicas": {"min": 0}}, "replicas.min"),
+        ({"replicas": {"min": -1}}, "replicas.min"),
+        ({"replicas": {"min": 0, "max": 0}}, "replicas.max"),
+        ({"replicas": {"min": 0, "idle_s": 0}}, "replicas.idle_s"),
+        ({"replicas": {"min": 0, "idle_s": float("nan")}}, "replicas.idle_s"),
+        ({"replicas": {"min": 1, "idle_s": 5}}, "replicas.idle_s"),
         ({"replicas": {"min": 3, "max": 2}}, "replicas.max"),
         ({"replicas": {"min": 10**9}}, "replicas.max"),
         ({"replicas": {"min": True}}, "replicas.m"),
@@ -140,7 +145,7 @@ def test_an_external_deployment_needs_no_model_and_names_its_variable() -> None:
     st.fixed_dictionaries(
         {"name": st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True), "model": st.just("m")},
         optional={
-            "replicas": st.integers(1, 64).map(lambda n: {"min": n}),
+            "replicas": st.integers(0, 64).map(lambda n: {"min": n}),
             "precision": st.sampled_from(["auto", "q4_0"]),
             "price": st.sampled_from(
                 ["free", None, {"input_usd_per_mtok": "0.5", "output_usd_per_mtok": "1.25"}]

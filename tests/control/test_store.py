@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -39,7 +40,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def _wanted(name: str, **fields: object) -> Wanted:
-    return Wanted(spec=DeploymentSpec(name=name, model="m", **fields), desired=2, created_at=NOW)  # type: ignore[arg-type]
+    return Wanted(spec=DeploymentSpec(name=name, model="m", **fields), pinned=2, created_at=NOW)  # type: ignore[arg-type]
 
 
 def test_deployments_come_back_as_they_were(store: Store) -> None:
@@ -119,7 +120,7 @@ def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
     open_database(None, path).dispose()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(Conflict, match="schema 9999, this version of Outpace knows 0002 at most"):
+    with pytest.raises(Conflict, match="schema 9999, this version of Outpace knows 0003 at most"):
         open_database(None, path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
@@ -158,6 +159,27 @@ def test_the_known_revisions_are_those_of_the_migrations() -> None:
     folder = Path(database.__file__).parent / "migrations"
     script = ScriptDirectory(str(folder))
     assert tuple(revision.revision for revision in script.walk_revisions())[::-1] == REVISIONS
+
+
+def test_counts_that_a_person_set_stay_and_others_follow_the_load(path: Path) -> None:
+    engine = database._sqlite(path)
+    with engine.begin() as connection:
+        database.migrate(connection, "0002")
+        for name, desired in (("scaled", 3), ("as-deployed", 1)):
+            connection.execute(
+                sa.text("INSERT INTO deployments VALUES (:name, :spec, :desired, 1.0)"),
+                {
+                    "name": name,
+                    "spec": msgspec.json.encode(DeploymentSpec(name=name)).decode(),
+                    "desired": desired,
+                },
+            )
+        database.migrate(connection)
+    assert {name: wanted.pinned for name, wanted in Store(engine).deployments().items()} == {
+        "scaled": 3,
+        "as-deployed": None,
+    }
+    engine.dispose()
 
 
 def test_a_crash_in_the_middle_of_creation_leaves_nothing(

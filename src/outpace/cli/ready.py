@@ -58,9 +58,9 @@ def wait_until_ready(
 
 
 def is_settled(deployment: dict[str, Any]) -> bool:
-    """Exactly the wanted replicas are there, and all are ready."""
+    """Exactly the wanted replicas are there, and all are ready; a sleeper wants none."""
     states = [replica["state"] for replica in deployment["replicas"] if replica["state"] != "stopped"]
-    return (
+    return deployment["state"] == "sleeping" or (
         deployment["state"] == "ready"
         and states.count("ready") == deployment["desired"]
         and "starting" not in states
@@ -73,7 +73,10 @@ def engine_line(deployment: dict[str, Any]) -> str:
     loads = [replica["load_s"] for replica in deployment["replicas"] if replica.get("load_s") is not None]
     if len(deployment["replicas"]) > 1:
         parts.append(f"{len(deployment['replicas'])} replicas")
-    parts.append(f"ready in {max(loads):.1f} s" if loads else "ready")
+    if deployment["state"] == "sleeping":
+        parts.append("asleep; the next request wakes it")
+    else:
+        parts.append(f"ready in {max(loads):.1f} s" if loads else "ready")
     return f"{deployment['name']}   {' · '.join(str(part) for part in parts if part and part != 'none')}"
 
 
@@ -89,4 +92,4 @@ def _is_in_snapshot(home: Home, name: str) -> bool:
         entry = decode(home.snapshot.read_bytes()).deployments.get(name)
     except (OSError, msgspec.DecodeError):
         return False
-    return entry is not None and bool(entry.replicas)
+    return entry is not None and (bool(entry.replicas) or entry.state == "sleeping")

@@ -10,7 +10,7 @@ from outpace.cli.ready import engine_line, wait_until_ready
 from outpace.cli.show import as_json, waiting
 from outpace.values.clock import SystemClock
 
-EXAMPLE = "Example: outpace scale smollm2-135m-instruct 2"
+EXAMPLE = "Example: outpace scale smollm2-135m-instruct 2   (or auto)"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,15 +20,18 @@ def register(app: typer.Typer) -> None:
 
 def scale(
     name: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    replicas: Annotated[int, typer.Argument(min=1, help="Replicas to keep.")],
+    replicas: Annotated[
+        str, typer.Argument(help="Replicas to keep, `auto` for as many as the load needs, 0 to let it sleep.")
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
     no_wait: NoWaitOption = False,
 ) -> None:
-    """Keep this many replicas; those that go end their running requests first."""
+    """Keep this many replicas until told otherwise; those that go end their running requests first."""
+    count: int | str = int(replicas) if replicas.isdecimal() and replicas.isascii() else replicas
     place = home_at(home)
     client = AdminClient(place)
-    deployment = client.patch(path_of("deployments", name), {"replicas": replicas})
+    deployment = client.patch(path_of("deployments", name), {"replicas": count})
     if not no_wait:
         with waiting(f"{name}: {replicas} replicas") as on_change:
             deployment = wait_until_ready(client, place, name, SystemClock(), on_change=on_change)

@@ -16,7 +16,7 @@ from outpace.metering import tables
 from outpace.values.errors import Conflict, InvalidInput, Overloaded
 
 # Every revision in order; the last is the schema of this version.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 # How long a statement waits for another process's lock before it fails.
 LOCK_WAIT_S = 3.0
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
@@ -84,8 +84,8 @@ def bring_up_to_date(engine: sa.Engine) -> None:
         migrate(connection)
 
 
-def migrate(connection: sa.Connection) -> None:
-    """Run the migrations that this database has not had yet, inside the caller's transaction."""
+def migrate(connection: sa.Connection, revision: str = "head") -> None:
+    """Run the migrations up to `revision` that this database has not had yet, inside the caller's transaction."""
     # Most starts need no migration, and this import costs half a second.
     from alembic import command
     from alembic.config import Config
@@ -94,7 +94,7 @@ def migrate(connection: sa.Connection) -> None:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(folder))
         config.set_main_option("path_separator", "os")
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _create(connection: sa.Connection) -> None:

@@ -35,7 +35,13 @@ class Retire(msgspec.Struct, frozen=True):
     replica_id: str
 
 
-Action = Start | Retire
+class Recall(msgspec.Struct, frozen=True):
+    """Let a replica that was about to end serve again."""
+
+    replica_id: str
+
+
+Action = Start | Recall | Retire
 
 
 def decide(wanted: Mapping[str, Standing], lives: Sequence[Life]) -> list[Action]:
@@ -58,11 +64,13 @@ def shown_digest(standing: Standing | None, lives: Sequence[Life]) -> str | None
     return others[0]
 
 
-def deployment_state(num_ready: int, *, is_given_up: bool) -> DeploymentState:
+def deployment_state(num_ready: int, *, is_given_up: bool, is_asleep: bool = False) -> DeploymentState:
     """The state that users see; one ready replica is enough to serve."""
     if num_ready:
         return "ready"
-    return "failed" if is_given_up else "starting"
+    if is_given_up:
+        return "failed"
+    return "sleeping" if is_asleep else "starting"
 
 
 def _retirements(standing: Standing | None, own: Sequence[Life]) -> list[Action]:
@@ -83,12 +91,22 @@ def _replaced(standing: Standing | None, current: Sequence[Life], old: Sequence[
 
 
 def _starts(standing: Standing | None, own: Sequence[Life]) -> list[Action]:
-    if standing is None or not standing.may_start:
+    if standing is None:
         return []
     kept = _current(standing, own)[: standing.desired]
     again = [life.id for life in kept if life.state == "failed" and not life.is_running]
-    fresh = _fresh_ids(standing, own, standing.desired - len(kept))
-    return [Start(replica_id, standing.name) for replica_id in again + fresh]
+    missing = standing.desired - len(kept)
+    back = [life.id for life in own if _can_come_back(life, standing)][:missing]
+    if not standing.may_start:
+        return [Recall(replica_id) for replica_id in back]
+    fresh = _fresh_ids(standing, own, missing - len(back))
+    recalls: list[Action] = [Recall(replica_id) for replica_id in back]
+    return recalls + [Start(replica_id, standing.name) for replica_id in again + fresh]
+
+
+def _can_come_back(life: Life, standing: Standing) -> bool:
+    served = life.state == "draining" and life.ready_at is not None
+    return served and life.is_running and not life.is_ending and life.digest == standing.digest
 
 
 def _current(standing: Standing | None, own: Sequence[Life]) -> list[Life]:

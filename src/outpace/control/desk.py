@@ -94,14 +94,16 @@ class Desk:
         return await self._change(self._replace(spec))
 
     async def scale(self, name: str, document: object) -> dict[str, Any]:
-        """Want another number of replicas; the same number again closes an open breaker."""
+        """Want another number of replicas; the same number again closes an open breaker.
+
+        A number holds until the next one; `auto` gives the count back to the load, 0 lets it sleep until then.
+        """
         replicas = _only_field(document, "replicas")
-        if not isinstance(replicas, int) or isinstance(replicas, bool):
-            raise InvalidInput("replicas", "a whole number")
         wanted = self._wanted(name)
         if wanted.spec.external is not None:
             raise InvalidInput("replicas", "an external deployment has no replicas of ours")
-        return await self._change(self._want(msgspec.structs.replace(wanted, desired=check_count(replicas))))
+        pinned = check_count(replicas, wanted.spec.replicas)
+        return await self._change(self._scale(msgspec.structs.replace(wanted, pinned=pinned or None), pinned))
 
     async def stop(self, name: str) -> dict[str, Any]:
         """Do not want a deployment any more; waits for its requests, but not for ever."""
@@ -156,21 +158,28 @@ class Desk:
         served = self._reconciler.served.get(spec.name)
         if served is None:
             now = self._parts.clock.wall_s()
-            return await self._want(Wanted(spec=spec, desired=spec.replicas.min, created_at=now))
+            return await self._want(Wanted(spec=spec, created_at=now))
         if served.wanted.spec != spec:
             raise Conflict(f"{spec.name} exists with another spec; PUT replaces it, or choose another name")
         return await self._want(served.wanted)
 
     async def _replace(self, spec: DeploymentSpec) -> dict[str, Any]:
         before = self._wanted(spec.name)
-        desired = before.desired if spec.replicas == before.spec.replicas else spec.replicas.min
-        return await self._want(Wanted(spec=spec, desired=desired, created_at=before.created_at))
+        pinned = before.pinned if spec.replicas == before.spec.replicas else None
+        return await self._want(Wanted(spec=spec, pinned=pinned, created_at=before.created_at))
+
+    async def _scale(self, wanted: Wanted, count: int | None) -> dict[str, Any]:
+        document = await self._want(wanted)
+        if count != 0:
+            return document
+        self._reconciler.sleep(wanted.spec.name)
+        return self._deployment(wanted.spec.name)
 
     async def _want(self, wanted: Wanted) -> dict[str, Any]:
         await in_thread(self._store.put_deployment, wanted)
         self._reconciler.want(wanted)
         name = wanted.spec.name
-        _LOG.info("deployment_wanted", deployment=name, desired=wanted.desired, model=wanted.spec.model)
+        _LOG.info("deployment_wanted", deployment=name, pinned=wanted.pinned, model=wanted.spec.model)
         return self._deployment(name)
 
     async def _forget(self, name: str) -> None:

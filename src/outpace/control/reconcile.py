@@ -7,14 +7,17 @@ import msgspec
 import structlog
 
 from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
-from outpace.control.decide import Retire, Standing, Start, decide, deployment_state, shown_digest
+from outpace.control.decide import Recall, Retire, Standing, Start, decide, deployment_state, shown_digest
 from outpace.control.keys import Key
 from outpace.control.parts import ControlParts
 from outpace.control.replicas import Replicas
+from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
 from outpace.control.store import Wanted
 from outpace.fleet.replicas import Life
+from outpace.values.deployment import DeploymentState
 from outpace.values.errors import OutpaceError
+from outpace.values.signals import Demand
 from outpace.values.snapshot import DeploymentEntry
 
 _LOG = structlog.get_logger()
@@ -28,22 +31,33 @@ _FIRST_LOOK_UP_S = 3.0
 class Reconciler:
     """What is wanted, what runs, and the loop between them; everything happens on one event loop."""
 
-    def __init__(self, parts: ControlParts, count_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        parts: ControlParts,
+        count_failure: Callable[[str], None],
+        announce: Callable[[int], None] = lambda version: None,
+    ) -> None:
         self._parts = parts
         self._wake = asyncio.Event()
         self._publisher = Publisher(parts.home, parts.clock)
         self.served: dict[str, Served] = {}
         self.replicas = Replicas(parts, self, self._wake.set)
         self.keys: Sequence[Key] = ()
+        self.scaler = Scaler(parts.clock)
         self._count_failure = count_failure
+        self._announce = announce
         self._listed_s = float("-inf")
         self._started_s = parts.clock.monotonic_s()
 
     # What others tell it
 
-    def want(self, wanted: Wanted) -> None:
-        """A deployment is wanted, for the first time, changed, or once more."""
+    def want(self, wanted: Wanted, at_least: int = 1) -> None:
+        """A deployment is wanted, for the first time, changed, or once more.
+
+        One that may sleep comes up with `at_least` replicas, so that a person who deploys it sees it work.
+        """
         name = wanted.spec.name
+        self.scaler.want(wanted, at_least)
         if name in self.served:
             self.served[name].want(wanted)
         else:
@@ -52,6 +66,7 @@ class Reconciler:
 
     def unwant(self, name: str) -> None:
         """A deployment is not wanted any more; its replicas end after their requests."""
+        self.scaler.forget(name)
         served = self.served.pop(name, None)
         if served is not None:
             served.close()
@@ -62,11 +77,22 @@ class Reconciler:
         self.keys = tuple(keys)
         self._wake.set()
 
+    def sleep(self, name: str) -> None:
+        """A person lets a deployment sleep until the next request."""
+        self.scaler.sleep(name, "put to sleep by `outpace scale`; the next request wakes it")
+        self._wake.set()
+
+    def take_demand(self, demand: Demand) -> None:
+        """A gateway worker told what it has to do; somebody who waits for a sleeping model is not kept waiting."""
+        if self.scaler.take(demand):
+            self._wake.set()
+
     def replica_ready(self, life: Life, load_s: float) -> None:
         """A replica gave its first token."""
         served = self._served_by(life)
         if served is not None:
             served.came_up(load_s)
+            self.scaler.touch(life.deployment, self._parts.clock.monotonic_s())
 
     def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
         """A replica ended unasked, hung, or did not come up."""
@@ -74,6 +100,8 @@ class Reconciler:
         served = self._served_by(life)
         if served is not None:
             served.start_failed(reason, lived_s)
+            if life.state == "starting":
+                self.scaler.start_failed(life.deployment, served.retry_s)
 
     def _served_by(self, life: Life) -> Served | None:
         served = self.served.get(life.deployment)
@@ -86,6 +114,7 @@ class Reconciler:
         collecting = asyncio.create_task(self.replicas.collect_ends())
         try:
             await self.replicas.adopt(self._publisher.last)
+            self._keep_adopted()
             while True:
                 self._wake.clear()
                 await self._tick_safely()
@@ -101,9 +130,12 @@ class Reconciler:
         for served in self.served.values():
             served.resolve_when_due()
             served.reconsider_when_due()
+        self._scale()
         actions = decide(self._standings(), list(self.replicas.lives.values()))
         for start in [action for action in actions if isinstance(action, Start)]:
             await self.replicas.start(start.replica_id, self.served[start.deployment])
+        for recall in [action for action in actions if isinstance(action, Recall)]:
+            self.replicas.recall(recall.replica_id)
         retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         # Out of the snapshot first, so that no new request comes while the running ones end.
         self.publish(without=retiring)
@@ -136,8 +168,29 @@ class Reconciler:
 
     def _standings(self) -> dict[str, Standing]:
         now_s = self._parts.clock.monotonic_s()
-        launched = [served for served in self.served.values() if not served.is_external]
-        return {served.wanted.spec.name: served.standing(now_s) for served in launched}
+        return {name: self._standing(served, now_s) for name, served in self._launched().items()}
+
+    def _standing(self, served: Served, now_s: float) -> Standing:
+        return served.standing(self.scaler[served.wanted.spec.name].desired, now_s)
+
+    def _launched(self) -> dict[str, Served]:
+        return {name: served for name, served in self.served.items() if not served.is_external}
+
+    def _scale(self) -> None:
+        """Let the scaler decide again, with every token that a client got since as a sign of use."""
+        for name in self._launched():
+            for life in self.replicas.of(name):
+                token_s = self.replicas.last_token_s.get(life.id)
+                if token_s is not None:
+                    self.scaler.touch(name, token_s)
+            self.scaler.step(name)
+
+    def _keep_adopted(self) -> None:
+        """What an earlier control had running is not put to sleep by this one's start."""
+        for name, served in self._launched().items():
+            running = [life for life in self.replicas.of(name) if life.state in ("ready", "starting")]
+            if running:
+                self.scaler.want(served.wanted, at_least=len(running))
 
     # The snapshot
 
@@ -148,6 +201,7 @@ class Reconciler:
             return
         entries = {name: self.entry(served, without) for name, served in self.served.items()}
         if self._publisher.publish(self.keys, entries):
+            self._announce(self._publisher.last.version)
             _LOG.info("snapshot_written", version=self._publisher.last.version)
 
     def entry(self, served: Served, without: frozenset[str] | set[str] = frozenset()) -> DeploymentEntry:
@@ -156,20 +210,27 @@ class Reconciler:
             return self._external_entry(served)
         own = [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
         now_s = self._parts.clock.monotonic_s()
-        digest = shown_digest(served.standing(now_s), own)
+        digest = shown_digest(self._standing(served, now_s), own)
         facts = self._facts(served, digest)
         variant = facts.variants[0].id if facts.variants else ""
         replicas = launched_entries(own, digest, facts.replica_in_flight, variant)
-        state = deployment_state(len(replicas), is_given_up=served.is_given_up)
         starting_s = [life.started_s for life in own if life.state == "starting"]
         return msgspec.structs.replace(
             facts,
-            state=state,
+            state=self._state(served, len(replicas)),
             reason=None if replicas else served.reason,
             price=served.wanted.spec.price,
             replicas=replicas,
-            ready_in_s=expected_s(served, now_s, min(starting_s)) if starting_s and not replicas else None,
+            ready_in_s=None if replicas else expected_s(served, now_s, min(starting_s, default=now_s)),
+            wakes=self.scaler[served.wanted.spec.name].may_sleep,
         )
+
+    def _state(self, served: Served, num_ready: int) -> DeploymentState:
+        name = served.wanted.spec.name
+        is_asleep = served.is_here and self.scaler[name].desired == 0
+        # A sleeper is tried again with the next request, whatever became of earlier starts, but not in haste.
+        is_given_up = self.scaler.is_held(name) if is_asleep else served.is_given_up
+        return deployment_state(num_ready, is_given_up=is_given_up, is_asleep=is_asleep)
 
     def _external_entry(self, served: Served) -> DeploymentEntry:
         problem = self.problem(served)

@@ -198,6 +198,14 @@ class Replicas:
         _LOG.info("replica_draining", replica=life.id)
         self._tending[life.id] = asyncio.create_task(self._drain(retired, was_serving=life.state == "ready"))
 
+    def recall(self, replica_id: str) -> None:
+        """Let a replica that has not been told to end yet serve again."""
+        self._end_tending(replica_id)
+        life = turned(self.lives[replica_id], "recalled")
+        self._set(life)
+        self._tend(life)
+        _LOG.info("replica_recalled", replica=replica_id)
+
     def close(self) -> None:
         """Stop tending; the replicas themselves run on."""
         for task in self._tending.values():
@@ -242,6 +250,7 @@ class Replicas:
             from outpace.fleet.tend import wait_until_idle
 
             await wait_until_idle(life, self._engine_of(life), policy, self._parts.clock)
+        self._set(msgspec.structs.replace(self.lives[life.id], is_ending=True))
         await self._stop(life, policy.stop_grace_s)
 
     async def _stop(self, life: Life, grace_s: float) -> None:

@@ -10,7 +10,8 @@ deployments = Table(
     Column("name", String(96), primary_key=True),
     # The DeploymentSpec as JSON.
     Column("spec", Text, nullable=False),
-    Column("desired", Integer, nullable=False),
+    # Replicas that a person asked for with `outpace scale`; NULL: as many as the load needs.
+    Column("pinned", Integer),
     Column("created_at", Double, nullable=False),
 )
 

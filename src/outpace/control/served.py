@@ -1,6 +1,8 @@
 """One deployment at run time: what is wanted, what is known of its model, and what went wrong lately."""
 
 import asyncio
+import statistics
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -25,6 +27,9 @@ _LOG = structlog.get_logger()
 _MB = 10**6
 # A model that cannot be found or pulled is tried again, but never in haste.
 _CONSIDER_EVERY_S = 5.0
+_LOADS_KEPT = 5
+# A start that takes longer than usual is still expected at any moment.
+_SOON_S = 0.5
 _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_open_s=300.0)
 
 
@@ -38,8 +43,8 @@ class Served:
         self.resolved: Resolved | None = None
         self.problem: str | None = None
         self.failures: Failures = NO_FAILURES
-        # Of the last replica that came up: what a user may expect of the next.
-        self.last_load_s: float | None = None
+        # Of the last replicas that came up: what a user may expect of the next.
+        self._loads_s: deque[float] = deque(maxlen=_LOADS_KEPT)
         self._pulled: tuple[int, int | None] | None = None
         self._resolve_failures = NO_FAILURES
         self._resolving: asyncio.Task[None] | None = None
@@ -99,13 +104,13 @@ class Served:
         """The first look-up has ended, well or not."""
         return self.resolved is not None or self.problem is not None
 
-    def standing(self, now_s: float) -> Standing:
-        """What the decision needs to know."""
-        start_s = next_start_s(self.failures, self._parts.restart_policy)
+    def standing(self, desired: int, now_s: float) -> Standing:
+        """What the decision needs to know, with the count that the scaler has set."""
+        start_s = self.retry_s
         return Standing(
             name=self.wanted.spec.name,
             digest=self.digest,
-            desired=self.wanted.desired,
+            desired=desired,
             may_start=self.is_here and start_s is not None and now_s >= start_s,
         )
 
@@ -131,10 +136,20 @@ class Served:
         now_s = self._parts.clock.monotonic_s()
         self.failures = after_failure(self.failures, self._parts.restart_policy, lived_s, now_s)
 
-    def came_up(self, load_s: float | None) -> None:
+    def came_up(self, load_s: float) -> None:
         """A replica is ready."""
         self.problem = None
-        self.last_load_s = load_s
+        self._loads_s.append(load_s)
+
+    @property
+    def typical_load_s(self) -> float | None:
+        """From start to first token, as measured lately; None before the first start."""
+        return statistics.median(self._loads_s) if self._loads_s else None
+
+    @property
+    def retry_s(self) -> float | None:
+        """Monotonic second from which the next start is allowed; None: not without a person."""
+        return next_start_s(self.failures, self._parts.restart_policy)
 
     def resolve_when_due(self) -> None:
         """Start looking the model up, and bringing its weights, when that is to be done now."""
@@ -212,9 +227,8 @@ class Served:
 
 def expected_s(served: Served, now_s: float, started_s: float) -> float | None:
     """Seconds until a starting replica is likely to answer, from the last time one did."""
-    if served.last_load_s is None:
-        return None
-    return max(0.5, served.last_load_s - (now_s - started_s))
+    load_s = served.typical_load_s
+    return None if load_s is None else max(_SOON_S, load_s - (now_s - started_s))
 
 
 def _pull_words(done_bytes: int, total_bytes: int | None) -> str:

@@ -15,6 +15,7 @@ from outpace.control.metrics import CONTENT_TYPE, Metrics
 from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.proofs import Proofs
 from outpace.control.reconcile import Reconciler
+from outpace.control.signal_door import SignalDoor
 from outpace.control.store import Store, Wanted
 from outpace.control.tail import Tail
 from outpace.control.threads import in_thread
@@ -87,10 +88,12 @@ class Control:
         self._parts = parts
         self._store = remembered.store
         self.metrics = Metrics()
-        self.reconciler = Reconciler(parts, self.metrics.replica_failed)
+        self.reconciler = Reconciler(parts, self.metrics.replica_failed, self._announce)
+        self._signals = SignalDoor(parts.home, self.reconciler.take_demand)
         self.reconciler.set_keys(remembered.keys)
         for wanted in remembered.wanted:
-            self.reconciler.want(wanted)
+            # One that slept goes on sleeping.
+            self.reconciler.want(wanted, at_least=0)
         self._counters = Counters.open(parts.home.counters)
         tail = Tail(parts.home.journal, parts.clock, self.metrics, self.reconciler.replicas.last_token_s)
         ledger = Ledger(self._store.engine, parts.clock)
@@ -98,6 +101,7 @@ class Control:
 
     async def run(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
         """Run until `stopping`, or until a part crashes: then raise, so that the supervisor starts afresh."""
+        self._signals.open()
         tasks = [
             asyncio.create_task(self.reconciler.run()),
             asyncio.create_task(self.books.run()),
@@ -113,6 +117,7 @@ class Control:
         await self._end(tasks)
         for task in crashed:
             task.result()
+        self._signals.close()
         _LOG.info("control_stopped")
 
     def _start_proofs(self) -> "asyncio.Task[None] | None":
@@ -121,6 +126,9 @@ class Control:
             return None
         proofs = Proofs(self._parts.prove, self.reconciler.served, self._parts.clock)
         return asyncio.create_task(proofs.run())
+
+    def _announce(self, version: int) -> None:
+        self._signals.announce(version)
 
     async def _serve(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
         from outpace.control.admin_server import AdminServer, is_loopback

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from outpace.values.deployment import DeploymentSpec, Standby
+from outpace.values.deployment import DeploymentSpec, Replicas, Standby
 from outpace.values.errors import InvalidInput
 from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse_price
 
@@ -103,10 +103,20 @@ def check_name(name: str, param: str = "name") -> str:
     return name
 
 
-def check_count(replicas: int) -> int:
-    """A number of replicas that may be wanted. Raises InvalidInput."""
+def check_count(replicas: object, bounds: Replicas) -> int | None:
+    """A number of replicas that a person may want; None for `auto`. Raises InvalidInput."""
+    if replicas == AUTO:
+        return None
+    if not isinstance(replicas, int) or isinstance(replicas, bool):
+        raise InvalidInput("replicas", "a whole number, or `auto` for as many as the load needs")
+    if replicas == 0 and bounds.min == 0:
+        return 0
     if not 1 <= replicas <= MOST_REPLICAS:
-        raise InvalidInput("replicas", f"between 1 and {MOST_REPLICAS}; `outpace stop` ends a deployment")
+        raise InvalidInput(
+            "replicas",
+            f"between 1 and {MOST_REPLICAS}; `replicas: {{min: 0}}` in its file lets a deployment sleep, "
+            "`outpace stop` ends it",
+        )
     return replicas
 
 
@@ -119,7 +129,7 @@ def _without_auto(document: dict[str, Any]) -> dict[str, Any]:
         fields[key] = {k: v for k, v in value.items() if v != AUTO} if isinstance(value, dict) else value
     replicas = fields.get("replicas")
     if isinstance(replicas, dict) and "min" in replicas:
-        fields["replicas"] = {"max": replicas["min"], **replicas}
+        fields["replicas"] = {"max": replicas["min"] or 1, **replicas}
     return fields
 
 
@@ -150,8 +160,14 @@ def _check(spec: DeploymentSpec) -> None:
 
 def _check_replicas(spec: DeploymentSpec) -> None:
     replicas = spec.replicas
-    if replicas.min < 1:
-        raise InvalidInput("replicas.min", "at least 1; scaling to zero is not part of this version")
+    if replicas.min < 0:
+        raise InvalidInput("replicas.min", "at least 0, which lets the deployment sleep between requests")
+    if replicas.max < 1:
+        raise InvalidInput("replicas.max", "at least 1; `outpace stop` ends a deployment")
+    if not 0 < replicas.idle_s < float("inf"):
+        raise InvalidInput("replicas.idle_s", "seconds without a request, above 0")
+    if replicas.min > 0 and replicas.idle_s != Replicas().idle_s:
+        raise InvalidInput("replicas.idle_s", "has a meaning only with `replicas.min: 0`")
     if replicas.max < replicas.min:
         raise InvalidInput("replicas.max", f"is smaller than replicas.min ({replicas.min})")
     if max(replicas.min, replicas.max) > MOST_REPLICAS:

@@ -21,10 +21,10 @@ OWNER_ID = "owner_"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment as it is wanted."""
+    """A deployment as it is wanted; `pinned` is a person's count of replicas, None leaves it to the load."""
 
     spec: DeploymentSpec
-    desired: int
+    pinned: int | None = None
     created_at: float
 
 
@@ -41,7 +41,7 @@ class Store:
         return {
             row.name: Wanted(
                 spec=msgspec.json.decode(row.spec, type=DeploymentSpec),
-                desired=row.desired,
+                pinned=row.pinned,
                 created_at=row.created_at,
             )
             for row in rows
@@ -51,7 +51,7 @@ class Store:
         """Remember a deployment, in place of an earlier one of its name."""
         row: dict[str, Any] = {
             "spec": msgspec.json.encode(wanted.spec).decode(),
-            "desired": wanted.desired,
+            "pinned": wanted.pinned,
             "created_at": wanted.created_at,
         }
         with translated(), self.engine.begin() as connection:

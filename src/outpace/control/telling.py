@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from outpace.control.reconcile import Reconciler
+from outpace.control.scaler import Scaled
 from outpace.control.served import Served
 from outpace.control.specs import notes_on, price_document, spec_document
 from outpace.fleet.replicas import Life
@@ -34,7 +35,8 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "spec": spec_document(spec),
         "notes": notes_on(spec),
         "replicas": _external(entry) if served.is_external else _replicas(reconciler, spec.name),
-        "desired": 1 if served.is_external else served.wanted.desired,
+        "desired": 1 if served.is_external else reconciler.scaler[spec.name].desired,
+        "scaling": None if served.is_external else _scaling(reconciler.scaler[spec.name]),
         "created_at": served.wanted.created_at,
     }
 
@@ -90,6 +92,17 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 def _replicas(reconciler: Reconciler, name: str) -> list[dict[str, Any]]:
     return [_replica(life) for life in reconciler.replicas.of(name)]
+
+
+def _scaling(scaled: Scaled) -> dict[str, Any]:
+    """Who sets the count, within which bounds, and why it is what it is."""
+    return {
+        "by": "load" if scaled.pinned is None else "hand",
+        "min": scaled.bounds.least,
+        "max": scaled.bounds.most,
+        "reason": scaled.reason,
+        "changed_at": scaled.changed_at,
+    }
 
 
 def _replica(life: Life) -> dict[str, Any]:

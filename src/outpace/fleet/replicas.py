@@ -7,7 +7,7 @@ import msgspec
 from outpace.engines.protocol import Load
 from outpace.values.deployment import ReplicaState
 
-Turn = Literal["answered", "overdue", "hung", "ended", "unwanted", "started"]
+Turn = Literal["answered", "overdue", "hung", "ended", "unwanted", "recalled", "started"]
 
 # starting → ready → draining → stopped; whatever ends unasked is failed and may be started again.
 _NEXT: dict[tuple[ReplicaState, Turn], ReplicaState] = {
@@ -18,6 +18,8 @@ _NEXT: dict[tuple[ReplicaState, Turn], ReplicaState] = {
     ("ready", "hung"): "failed",
     ("ready", "ended"): "failed",
     ("ready", "unwanted"): "draining",
+    # Its last requests were still running: it may as well serve again.
+    ("draining", "recalled"): "ready",
     ("draining", "ended"): "stopped",
     ("failed", "ended"): "failed",
     ("failed", "started"): "starting",
@@ -56,6 +58,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     pid: int | None = None
     is_running: bool = True
+    # It has been told to end; nothing brings it back.
+    is_ending: bool = False
     reason: str | None = None
     restarts: int = 0
     # Wall clock, for people.

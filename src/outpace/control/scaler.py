@@ -1,0 +1,119 @@
+"""The one writer of how many replicas each deployment shall have: a person's number, or the policy's."""
+
+import msgspec
+import structlog
+
+from outpace.control.demand import Demands
+from outpace.control.store import Wanted
+from outpace.scheduling.autoscale import Bounds, next_count
+from outpace.values.clock import Clock
+from outpace.values.signals import Demand
+
+_LOG = structlog.get_logger()
+# After a start that failed: long enough that every gateway worker tells its callers why.
+_SHORTEST_HOLD_S = 1.0
+
+
+class Scaled(msgspec.Struct, kw_only=True):
+    """One deployment's count."""
+
+    bounds: Bounds
+    count: int
+    pinned: int | None = None
+    reason: str = ""
+    changed_at: float
+    # Monotonic second until which it is not woken, because its last start failed.
+    held_until_s: float = float("-inf")
+
+    @property
+    def may_sleep(self) -> bool:
+        """It may go to zero, and a request brings it back."""
+        return self.bounds.least == 0 and self.pinned is None
+
+    @property
+    def desired(self) -> int:
+        """Replicas to keep now; a person's number comes first."""
+        return self.count if self.pinned is None else self.pinned
+
+
+class Scaler:
+    """Counts by deployment; lives on control's loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._scaled: dict[str, Scaled] = {}
+        self._demands = Demands()
+
+    def __getitem__(self, name: str) -> Scaled:
+        return self._scaled[name]
+
+    def want(self, wanted: Wanted, at_least: int) -> None:
+        """Take over a wish; `at_least` so many replicas come up even where it may sleep."""
+        name, replicas = wanted.spec.name, wanted.spec.replicas
+        bounds = Bounds(least=replicas.min, most=replicas.max, idle_s=replicas.idle_s)
+        before = self._scaled.get(name)
+        count = min(max(replicas.min, at_least, before.count if before else 0), replicas.max)
+        self._scaled[name] = Scaled(
+            bounds=bounds,
+            count=count,
+            pinned=wanted.pinned,
+            reason=_first_words(wanted, count),
+            changed_at=self._clock.wall_s(),
+        )
+        self._demands.touch(name, self._clock.monotonic_s())
+
+    def forget(self, name: str) -> None:
+        """A deployment is not wanted any more."""
+        self._scaled.pop(name, None)
+        self._demands.forget(name)
+
+    def take(self, demand: Demand) -> bool:
+        """Take in a worker's demand; True when somebody waits for a deployment that sleeps."""
+        self._demands.take(demand, self._clock.monotonic_s())
+        asleep = {name for name, scaled in self._scaled.items() if scaled.desired == 0}
+        return any(told.waiting and name in asleep for name, told in demand.deployments.items())
+
+    def touch(self, name: str, now_s: float) -> None:
+        """A sign that a deployment is in use, from elsewhere than a worker's demand."""
+        self._demands.touch(name, now_s)
+
+    def step(self, name: str) -> int:
+        """Decide again; the count to have."""
+        scaled = self._scaled[name]
+        now_s = self._clock.monotonic_s()
+        if scaled.pinned is None and now_s >= scaled.held_until_s:
+            decision = next_count(scaled.count, scaled.bounds, self._demands.pressure(name, now_s))
+            self._set(name, decision.count, decision.reason)
+        return scaled.desired
+
+    def sleep(self, name: str, reason: str) -> None:
+        """Have no replicas until the next request. Only where `replicas.min` is 0."""
+        self._set(name, 0, reason)
+
+    def start_failed(self, name: str, retry_s: float | None) -> None:
+        """A start failed: where nothing must run, nothing is tried before `retry_s`, and then only for a caller."""
+        scaled = self._scaled[name]
+        if not scaled.may_sleep:
+            return
+        self.sleep(name, "its last start failed")
+        soonest_s = self._clock.monotonic_s() + _SHORTEST_HOLD_S
+        scaled.held_until_s = soonest_s if retry_s is None else max(soonest_s, retry_s)
+
+    def is_held(self, name: str) -> bool:
+        """The last start failed and its back-off runs."""
+        return self._clock.monotonic_s() < self._scaled[name].held_until_s
+
+    def _set(self, name: str, count: int, reason: str) -> None:
+        scaled = self._scaled[name]
+        if count == scaled.count:
+            return
+        _LOG.info("scaled", deployment=name, count=count, before=scaled.count, reason=reason)
+        scaled.count, scaled.reason, scaled.changed_at = count, reason, self._clock.wall_s()
+
+
+def _first_words(wanted: Wanted, count: int) -> str:
+    if wanted.pinned is not None:
+        return f"set to {wanted.pinned} by `outpace scale`; `outpace scale {wanted.spec.name} auto` lets go"
+    if count == 0:
+        return "asleep; the next request wakes it"
+    return "as deployed"
