@@ -84,5 +84,5 @@ def test_demand_is_summed_over_workers_and_forgotten_when_one_falls_silent() -> 
     assert (demands.pressure("chat", 12.0).waiting, demands.pressure("chat", 12.0).running) == (5, 1)
     assert demands.pressure("chat", 15.5).waiting == 3
     assert demands.pressure("chat", 99.0).waiting == 0
-    assert demands.pressure("chat", 99.0).idle_for_s == 87.0
+    assert demands.pressure("chat", 99.0).idle_for_s == 83.5
     assert demands.pressure("other", 99.0).idle_for_s == 0.0

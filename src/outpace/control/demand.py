@@ -35,9 +35,12 @@ class Demands:
             for told_s, deployments in self._told.values()
             if name in deployments and now_s - told_s < _STALE_AFTER_S
         ]
+        waiting, running = sum(one.waiting for one in told), sum(one.running for one in told)
+        if waiting + running:
+            self._active_s[name] = now_s
         return Pressure(
-            waiting=sum(one.waiting for one in told),
-            running=sum(one.running for one in told),
+            waiting=waiting,
+            running=running,
             idle_for_s=max(0.0, now_s - self._active_s.get(name, now_s)),
         )
 

@@ -177,12 +177,13 @@ class Reconciler:
         return {name: served for name, served in self.served.items() if not served.is_external}
 
     def _scale(self) -> None:
-        """Let the scaler decide again, with every token that a client got since as a sign of use."""
+        """Let the scaler decide again; tokens that clients got, and starts under way, are signs of use."""
+        now_s = self._parts.clock.monotonic_s()
         for name in self._launched():
             for life in self.replicas.of(name):
-                token_s = self.replicas.last_token_s.get(life.id)
-                if token_s is not None:
-                    self.scaler.touch(name, token_s)
+                used_s = now_s if life.state == "starting" else self.replicas.last_token_s.get(life.id)
+                if used_s is not None:
+                    self.scaler.touch(name, used_s)
             self.scaler.step(name)
 
     def _keep_adopted(self) -> None:
