@@ -49,7 +49,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "words", [["nonsense"], ["scale", "chat"], ["scale", "chat", "0"], ["status", "--nonsense"]]
+    "words", [["nonsense"], ["scale", "chat"], ["scale", "chat", "-1"], ["status", "--nonsense"]]
 )
 def test_wrong_usage_is_exit_2(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     assert run(monkeypatch, *words) == 2

@@ -28,7 +28,7 @@ def scale(
     no_wait: NoWaitOption = False,
 ) -> None:
     """Keep this many replicas until told otherwise; those that go end their running requests first."""
-    count: int | str = int(replicas) if replicas.isdecimal() and replicas.isascii() else replicas
+    count = _count(replicas)
     place = home_at(home)
     client = AdminClient(place)
     deployment = client.patch(path_of("deployments", name), {"replicas": count})
@@ -41,3 +41,11 @@ def scale(
         typer.echo(f"{name}   {replicas} replicas wanted")
     else:
         typer.echo(engine_line(deployment))
+
+
+def _count(word: str) -> int | str:
+    if word == "auto":
+        return word
+    if not word.isdecimal() or not word.isascii():
+        raise typer.BadParameter("a whole number, or auto", param_hint="replicas")
+    return int(word)
