@@ -1,20 +1,25 @@
 """What every pool must do; a new pool is one more entry of POOLS."""
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fleet.launching import SLEEPER, is_running, python, supervisor, until
 
+from outpace.engines.child import TOKEN_ENV
+from outpace.fleet.handover import standby_launch
 from outpace.fleet.local import LocalPool
 from outpace.fleet.pool import Child, Pool
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import Launch
-from outpace.values.errors import Conflict, InvalidInput, OutpaceError
+from outpace.values.errors import Conflict, EngineFailed, InvalidInput, OutpaceError
 from outpace.values.home import Home
 
 
@@ -132,3 +137,81 @@ async def test_much_output_neither_blocks_nor_fills_the_disk(pool: Pool, tmp_pat
     assert (await _ended(pool)).last_line == "done"
     written_bytes = sum(file.stat().st_size for file in tmp_path.rglob("*.log*"))
     assert written_bytes < 20_000_000
+
+
+_ECHO = "outpace.engines.echo_server"
+
+
+def _echo(folder: Path, name: str, **config: object) -> Launch:
+    """The launch of an echo replica that listens in `folder`."""
+    address = f"unix:{folder}/{name}.sock"
+    argv = (sys.executable, "-m", _ECHO, "--config", json.dumps({"address": address, **config}))
+    return Launch(argv=argv, address=address, token="t", env={TOKEN_ENV: "t"})
+
+
+async def _named(pool: Pool, name: str) -> Child:
+    return next(child for child in await pool.replicas() if child.name == name)
+
+
+async def _told(pool: Pool, name: str) -> dict[str, Any]:
+    async def has_told() -> bool:
+        return bool((await _named(pool, name)).told)
+
+    await until(has_told)
+    told: dict[str, Any] = json.loads((await _named(pool, name)).told)
+    return told
+
+
+async def test_a_replica_tells_what_its_start_took(pool: Pool, sockets: Path) -> None:
+    await pool.start("r", _echo(sockets, "told"))
+    told = await _told(pool, "r")
+    assert told["address"] == f"unix:{sockets}/told.sock"
+    assert set(told["phases"]) == {"process", "import", "load"}
+    assert all(duration_s >= 0 for duration_s in told["phases"].values())
+
+
+async def test_one_that_stands_by_becomes_the_replica_it_is_told_to_be(pool: Pool, sockets: Path) -> None:
+    standby = await pool.stand_by("standby@echo-1", standby_launch(_ECHO), note="idle")
+    replica = await pool.hand_over("standby@echo-1", "chat@1", _echo(sockets, "taken"), note="chat")
+    assert (replica.name, replica.pid, replica.note) == ("chat@1", standby.pid, "chat")
+    told = await _told(pool, "chat@1")
+    # What was done ahead is no part of the start.
+    assert (told["address"], set(told["phases"])) == (f"unix:{sockets}/taken.sock", {"import", "load"})
+    assert [child.name for child in await pool.replicas()] == ["chat@1"]
+    await pool.stop("chat@1", grace_s=5.0)
+    assert (await _ended(pool)).name == "chat@1"
+
+
+async def test_a_standby_that_died_is_refused_and_its_end_is_told(pool: Pool, sockets: Path) -> None:
+    standby = await pool.stand_by("standby@echo-1", standby_launch(_ECHO))
+    os.kill(standby.pid, signal.SIGKILL)
+    with pytest.raises(EngineFailed):
+        await pool.hand_over("standby@echo-1", "chat@1", _echo(sockets, "dead"))
+    assert (await _ended(pool)).exit_code == -signal.SIGKILL
+    with pytest.raises(EngineFailed, match="does not stand by"):
+        await pool.hand_over("nobody", "chat@1", _echo(sockets, "dead"))
+
+
+async def test_a_standby_for_another_engine_is_refused_and_ended(pool: Pool) -> None:
+    await pool.stand_by("standby@echo-1", standby_launch(_ECHO))
+    with pytest.raises(EngineFailed, match="stands by for outpace"):
+        await pool.hand_over("standby@echo-1", "chat@1", _launch(*SLEEPER))
+    assert (await _ended(pool)).name == "standby@echo-1"
+
+
+async def test_a_standby_that_does_not_answer_is_ended(pool: Pool, sockets: Path) -> None:
+    standby = await pool.stand_by("standby@echo-1", standby_launch(_ECHO))
+    os.kill(standby.pid, signal.SIGSTOP)
+    with pytest.raises(EngineFailed, match="did not answer"):
+        await pool.hand_over("standby@echo-1", "chat@1", _echo(sockets, "mute"))
+    assert (await _ended(pool)).exit_code == -signal.SIGKILL
+
+
+async def test_a_name_that_runs_is_not_taken_over_twice(pool: Pool, sockets: Path) -> None:
+    await pool.start("chat@1", _echo(sockets, "first"))
+    await pool.stand_by("standby@echo-1", standby_launch(_ECHO))
+    with pytest.raises(Conflict):
+        await pool.hand_over("standby@echo-1", "chat@1", _echo(sockets, "second"))
+    # Nothing was said to it: it stands by still.
+    child = await pool.hand_over("standby@echo-1", "chat@2", _echo(sockets, "second"))
+    assert child.name == "chat@2"

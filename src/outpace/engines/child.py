@@ -9,14 +9,49 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
+from outpace.values.clock import SystemClock, since_boot_s
 from outpace.values.deployment import Launch, LaunchOrder
 
 TOKEN_ENV = "OUTPACE_REPLICA_TOKEN"
+LISTENING = "replica_listening"
 
 # sun_path holds 108 bytes on Linux, the closing zero included.
 _LONGEST_SOCKET_PATH = 107
 
 _C = TypeVar("_C", bound=msgspec.Struct)
+_CLOCK = SystemClock()
+
+
+class Phases:
+    """How long this process's start took, phase by phase (`values/starts.py` names them), in seconds."""
+
+    def __init__(self, took_s: dict[str, float]) -> None:
+        self.took_s = took_s
+        self._last_s = _CLOCK.monotonic_s()
+
+    def ended(self, phase: str) -> None:
+        """This phase began where the last one ended, and ends now."""
+        now_s = _CLOCK.monotonic_s()
+        self.took_s[phase] = self.took_s.get(phase, 0.0) + now_s - self._last_s
+        self._last_s = now_s
+
+    def begin_again(self) -> None:
+        """What was done ahead, standing by, is no part of the start."""
+        self.took_s.clear()
+        self._last_s = _CLOCK.monotonic_s()
+
+
+def _process_age_s() -> float:
+    """Since this process was forked; the kernel tells it in steps of 10 ms (proc(5), field 22)."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return max(0.0, since_boot_s() - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+# Of this process: the interpreter's start is behind us.
+phases = Phases({"process": _process_age_s()})
 
 
 def socket_path(order: LaunchOrder) -> str:
@@ -63,6 +98,13 @@ def clear_socket(path: str) -> None:
         if probe.connect_ex(path) == 0:
             fail("address_taken", f"another process answers at {path}")
     Path(path).unlink(missing_ok=True)
+
+
+def tell_listening(address: str) -> None:
+    """Say on standard output that the replica listens and what its start took; the pool keeps this line."""
+    took_s = {phase: round(duration_s, 4) for phase, duration_s in phases.took_s.items()}
+    line = {"event": LISTENING, "address": address, "phases": took_s}
+    print(msgspec.json.encode(line).decode(), flush=True)
 
 
 def fail(code: str, reason: str, log_fd: int = 2) -> NoReturn:

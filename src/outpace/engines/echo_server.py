@@ -196,6 +196,8 @@ async def serve(config: EchoConfig, token: str) -> None:
         loop.add_signal_handler(number, stopped.set)
     state = EchoServer(config, token)
     listener = await _listen(loop, state, config.address)
+    child.phases.ended("load")
+    child.tell_listening(config.address)
     await stopped.wait()
     listener.close()
     if config.address.startswith("unix:"):
@@ -214,6 +216,7 @@ async def _listen(loop: asyncio.AbstractEventLoop, state: EchoServer, address: s
 
 def main() -> None:
     """Read the configuration, serve, and say in one line why not."""
+    child.phases.ended("import")
     config = child.read_config(EchoConfig)
     if config.switches.crash_on_start:
         child.fail("crash_on_start", "echo was told to crash on start")

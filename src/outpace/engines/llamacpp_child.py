@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 import xllamacpp
 
 from outpace.engines import child
@@ -63,10 +62,8 @@ def main() -> None:
     _require_weights(config.model_path)
     child.clear_socket(config.socket_path)
     server = _start(config, child.take_token())
-    print(
-        msgspec.json.encode({"event": "replica_listening", "address": server.listening_address}).decode(),
-        flush=True,
-    )
+    child.phases.ended("load")
+    child.tell_listening(server.listening_address)
     signal.sigwait(signals)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(config.socket_path)

@@ -1,9 +1,13 @@
 """Starts llama.cpp's process where its shared libraries are not all on the machine: a bare Debian lacks libgomp."""
 
 import ctypes
+import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
+
+from outpace.engines import child
 
 _OPENMP = "libgomp.so.1"
 _SEARCH = "LD_LIBRARY_PATH"
@@ -12,16 +16,20 @@ _WHEEL_LIBRARIES = Path("cmeel.prefix/lib")
 
 
 def main() -> None:
-    """Become `llamacpp_child`; first start over once with the wheel's OpenMP when the system has none."""
+    """Become `llamacpp_child`."""
+    serve = prepare().main
+    child.phases.ended("import")
+    serve()
+
+
+def prepare() -> ModuleType:
+    """Import llama.cpp; first start over once with the wheel's OpenMP when the system has none."""
     folder = bundled_openmp(sys.path)
     if folder is not None and not _is_loadable(_OPENMP):
         searched = [str(folder), *filter(None, [os.environ.get(_SEARCH)])]
         # The loader reads the variable when a program starts, so only a new start sees it.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, _SEARCH: ":".join(searched)})
-    # The import needs the library: not before the lines above.
-    from outpace.engines.llamacpp_child import main as serve
-
-    serve()
+    return importlib.import_module("outpace.engines.llamacpp_child")
 
 
 def bundled_openmp(search: list[str]) -> Path | None:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +25,23 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 class Process:
     """A running child. The owner calls `ended` when the kernel reports its end."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_path: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], log_path: Path, *, stands_by: bool = False
+    ) -> None:
         self.log = BoundedLog(log_path)
+        self.argv = tuple(argv)
+        # The standard input of a process that stands by; None for others.
+        self._channel: socket.socket | None = None
+        inward: socket.socket | None = None
+        if stands_by:
+            self._channel, inward = socket.socketpair()
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         try:
             self._popen = subprocess.Popen(
                 list(argv),
                 env=dict(env),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if inward is None else inward.fileno(),
                 stdout=writing,
                 stderr=writing,
                 start_new_session=True,
@@ -40,9 +49,12 @@ class Process:
             )
         except BaseException:
             os.close(reading)
+            self._close_channel()
             raise
         finally:
             os.close(writing)
+            if inward is not None:
+                inward.close()
         self.output_fd = reading
         self.pid = self._popen.pid
         self.identity = identity_of(self.pid) or Identity(self.pid, 0, machine_boot())
@@ -55,6 +67,17 @@ class Process:
             return True
         self.log.write(piece)
         return bool(piece)
+
+    def take_channel(self) -> socket.socket | None:
+        """The standard input of a process that stands by, once, for the caller to close; None for all others."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.setblocking(False)
+        return channel
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
 
     def ask_to_end(self) -> None:
         """SIGTERM to the child itself; it ends its own children."""
@@ -75,6 +98,7 @@ class Process:
             if self._is_drained():
                 break
         os.close(self.output_fd)
+        self._close_channel()
         self.log.close()
 
     def _is_drained(self) -> bool:

@@ -29,6 +29,16 @@ class LocalPool:
         order = wire.Spawn(name=name, argv=list(launch.argv), env=launch.env, note=note)
         return (await self._ask(order)).children[0]
 
+    async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
+        """Start a process that waits for another's launch. Raises Conflict, InvalidInput or EngineFailed."""
+        order = wire.Spawn(name=name, argv=list(launch.argv), env=launch.env, note=note, stands_by=True)
+        return (await self._ask(order)).children[0]
+
+    async def hand_over(self, standby: str, name: str, launch: Launch, note: str = "") -> Child:
+        """Let a process that stands by become a replica. Raises Conflict, InvalidInput or EngineFailed."""
+        order = wire.HandOver(standby=standby, name=name, argv=list(launch.argv), env=launch.env, note=note)
+        return (await self._ask(order)).children[0]
+
     async def stop(self, name: str, grace_s: float) -> None:
         """Ask a replica to end; its group is killed after `grace_s`."""
         await self._ask(wire.Stop(name=name, grace_s=grace_s))

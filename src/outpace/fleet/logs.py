@@ -9,6 +9,8 @@ from outpace.values.units import KIB, MIB
 LARGEST_BYTES = 8 * MIB
 _LONGEST_LAST_LINE = 2000
 _READ_BACK_BYTES = 256 * KIB
+# How `engines/child.tell_listening` begins.
+_TOLD = b'{"event":"replica_listening"'
 
 
 class BoundedLog:
@@ -20,10 +22,14 @@ class BoundedLog:
         self._file: BinaryIO | None = None
         self._written_bytes = 0
         self._tail = b""
+        # The line in which a replica told that it listens, and what its start took; empty before.
+        self.told = ""
 
     def write(self, piece: bytes) -> None:
         """Append, starting a new file when this one would grow too large."""
         self._tail = (self._tail + piece)[-_LONGEST_LAST_LINE * 2 :]
+        if not self.told and _TOLD in self._tail:
+            self.told = _line_with(_TOLD, self._tail)
         with contextlib.suppress(OSError):
             if self._file is not None and self._written_bytes + len(piece) > self._largest_bytes:
                 self._turn_over()
@@ -36,6 +42,11 @@ class BoundedLog:
         """The last line with content."""
         lines = [line for line in self._tail.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip()[-_LONGEST_LAST_LINE:] if lines else ""
+
+    def move(self, path: Path) -> None:
+        """What comes from now on goes to another file."""
+        self.close()
+        self._path = path
 
     def close(self) -> None:
         """Free the file."""
@@ -52,6 +63,12 @@ class BoundedLog:
     def _turn_over(self) -> None:
         self.close()
         self._path.replace(self._path.with_name(self._path.name + ".1"))
+
+
+def _line_with(start: bytes, text: bytes) -> str:
+    """The whole line that begins with `start`; empty while its end is missing."""
+    line, end, _ = text[text.rindex(start) :].partition(b"\n")
+    return line.decode(errors="replace") if end else ""
 
 
 def last_lines(folder: Path, name: str, num_lines: int) -> list[str]:

@@ -24,6 +24,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     is_replica: bool = True
     # What the one who started it wants to know again after a restart of its own.
     note: str = ""
+    # The line in which it told that it listens and what its start took (`engines/child.tell_listening`).
+    told: str = ""
 
 
 class Pool(Protocol):
@@ -31,6 +33,21 @@ class Pool(Protocol):
 
     async def start(self, name: str, launch: Launch, note: str = "") -> Child:
         """Start a process. Raises Conflict when one of this name runs, EngineFailed when it cannot start."""
+        ...
+
+    async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
+        """Start a process that waits for another's launch on its standard input (`engines/standby`).
+
+        It is listed and stopped like a replica. Raises as `start`.
+        """
+        ...
+
+    async def hand_over(self, standby: str, name: str, launch: Launch, note: str = "") -> Child:
+        """Let a process that stands by become the replica `name`; its process goes on under the new name.
+
+        Raises EngineFailed when it is gone, does not answer, or has another engine: it is ended by then, `start`
+        is the way on. Raises Conflict when a `name` runs.
+        """
         ...
 
     async def stop(self, name: str, grace_s: float) -> None:

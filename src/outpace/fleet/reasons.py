@@ -5,6 +5,8 @@ import signal
 
 import msgspec
 
+from outpace.engines.child import LISTENING
+
 _LONGEST = 300
 # What engines and the system write, and what it means here. The first match counts.
 _MEANINGS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -25,6 +27,9 @@ def last_words(line: str) -> str:
         return line[:_LONGEST]
     if not isinstance(event, dict):
         return line[:_LONGEST]
+    if event.get("event") == LISTENING:
+        # It said nothing after that it was well.
+        return ""
     for name in ("reason", "error", "message", "event"):
         if isinstance(event.get(name), str):
             return str(event[name])[:_LONGEST]

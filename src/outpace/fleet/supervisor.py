@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,7 @@ from outpace.fleet.children import (
     next_ended,
     yield_memory_first,
 )
+from outpace.fleet.handover import arguments, hand_over
 from outpace.fleet.pool import Child
 from outpace.fleet.ports import require_free
 from outpace.fleet.processes import MARK, end_all, leftovers, orphans
@@ -139,8 +141,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._ask_to_stop)
         socket_path = self._home.sockets / "supervisor.sock"
         socket_path.unlink(missing_ok=True)
+        umask = os.umask(0o177)
         server = await asyncio.start_unix_server(self._serve, path=socket_path, limit=wire.LONGEST_LINE_BYTES)
-        socket_path.chmod(0o600)
+        os.umask(umask)
         try:
             for program in self._programs:
                 self._start_program(program)
@@ -199,14 +202,19 @@ class Supervisor:
             return
         life.program = program
 
-    def _start(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> _Life:
-        process = Process(argv, {**self._env, **env}, self._home.logs / f"{name}.log")
+    def _start(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], *, stands_by: bool = False
+    ) -> _Life:
+        process = Process(argv, {**self._env, **env}, self._log_of(name), stands_by=stands_by)
         life = _Life(name, process, self._clock.wall_s(), self._clock.monotonic_s())
         self._lives[name] = life
         self._ended.pop(name, None)
         asyncio.get_running_loop().add_reader(process.output_fd, self._pump, life)
         self._write_record()
         return life
+
+    def _log_of(self, name: str) -> Path:
+        return self._home.logs / f"{name}.log"
 
     def _pump(self, life: _Life) -> None:
         if not life.process.pump():
@@ -283,6 +291,7 @@ class Supervisor:
             restarts=self._restarts.get(life.name, 0),
             is_replica=life.program is None,
             note=life.note,
+            told=life.process.log.told,
         )
 
     def _write_record(self) -> None:
@@ -295,7 +304,7 @@ class Supervisor:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while raw := await reader.readline():
-                answer = self._answer(raw, writer)
+                answer = await self._answer(raw, writer)
                 writer.write(wire.line(answer))
                 await writer.drain()
         except (ConnectionError, ValueError):
@@ -305,18 +314,20 @@ class Supervisor:
             self._watchers.discard(writer)
             writer.close()
 
-    def _answer(self, raw: bytes, writer: asyncio.StreamWriter) -> wire.Answer:
+    async def _answer(self, raw: bytes, writer: asyncio.StreamWriter) -> wire.Answer:
         try:
-            return self._obey(wire.order(raw), writer)
+            return await self._obey(wire.order(raw), writer)
         except OutpaceError as error:
             return wire.Answer(error=str(error), code=error.code)
         except msgspec.DecodeError as error:
             return wire.Answer(error=str(error), code=InvalidInput.code)
 
-    def _obey(self, order: wire.Order, writer: asyncio.StreamWriter) -> wire.Answer:
+    async def _obey(self, order: wire.Order, writer: asyncio.StreamWriter) -> wire.Answer:
         match order:
             case wire.Spawn():
                 return wire.Answer(children=[self._spawn(order)])
+            case wire.HandOver():
+                return wire.Answer(children=[await self._hand_over(order)])
             case wire.Stop():
                 self._stop_replica(order)
                 return wire.Answer()
@@ -347,20 +358,56 @@ class Supervisor:
     def _is_broken(self, program: Program) -> bool:
         return is_open(self._failures.get(program.name, NO_FAILURES), PROGRAM_RESTARTS)
 
-    def _spawn(self, order: wire.Spawn) -> Child:
+    def _require_free(self, order: wire.Spawn | wire.HandOver) -> None:
         if not _NAME.fullmatch(order.name) or not order.argv:
             raise InvalidInput("name", "letters, digits, and . _ @ - only, and a command to run")
         if self._stop_signals:
             raise Conflict("the platform is stopping")
         if order.name in self._lives or any(order.name == program.name for program in self._programs):
             raise Conflict(f"{order.name} runs already")
+
+    def _spawn(self, order: wire.Spawn) -> Child:
+        self._require_free(order)
         try:
-            life = self._start(order.name, order.argv, order.env)
+            life = self._start(order.name, order.argv, order.env, stands_by=order.stands_by)
         except OSError as error:
             raise EngineFailed(f"{order.argv[0]}: {os.strerror(error.errno or 0)}") from error
         life.note = order.note
         yield_memory_first(life.process.pid)
         return self._child_of(life)
+
+    async def _hand_over(self, order: wire.HandOver) -> Child:
+        self._require_free(order)
+        life = self._lives.get(order.standby)
+        channel = life.process.take_channel() if life is not None else None
+        if life is None or channel is None:
+            raise EngineFailed(f"{order.standby} does not stand by")
+        with channel:
+            try:
+                told = arguments(life.process.argv, order.argv)
+                # Before it can write: an engine that starts at once speaks before we hear that it has taken over.
+                life.process.log.move(self._log_of(order.name))
+                await hand_over(channel, told, order.env)
+                self._require_free(order)
+                self._require_life(order.standby, life)
+            except OutpaceError:
+                # It may have taken half of it, so it is of no more use. A pid that was collected is not ours.
+                if self._lives.get(order.standby) is life:
+                    life.process.end_group()
+                raise
+        self._rename(life, order)
+        return self._child_of(life)
+
+    def _require_life(self, name: str, life: _Life) -> None:
+        if self._lives.get(name) is not life or life.is_stopping:
+            raise EngineFailed(f"{name} ended as it took over")
+
+    def _rename(self, life: _Life, order: wire.HandOver) -> None:
+        del self._lives[life.name]
+        life.name, life.note = order.name, order.note
+        life.started_at, life.started_s = self._clock.wall_s(), self._clock.monotonic_s()
+        self._lives[life.name] = life
+        self._ended.pop(life.name, None)
 
     def _stop_replica(self, order: wire.Stop) -> None:
         life = self._lives.get(order.name)

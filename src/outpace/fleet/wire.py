@@ -14,6 +14,18 @@ class Spawn(msgspec.Struct, frozen=True, tag_field="do", tag="spawn", forbid_unk
     argv: list[str]
     env: dict[str, str] = {}
     note: str = ""
+    # It waits for the launch of another on its standard input.
+    stands_by: bool = False
+
+
+class HandOver(msgspec.Struct, frozen=True, tag_field="do", tag="hand_over", forbid_unknown_fields=True):
+    """Let the process `standby` become the replica `name`."""
+
+    standby: str
+    name: str
+    argv: list[str]
+    env: dict[str, str] = {}
+    note: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="do", tag="stop", forbid_unknown_fields=True):
@@ -31,7 +43,7 @@ class Watch(msgspec.Struct, frozen=True, tag_field="do", tag="watch", forbid_unk
     """Keep the connection: one answer per end of a child follows."""
 
 
-Order = Spawn | Stop | List | Watch
+Order = Spawn | HandOver | Stop | List | Watch
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,8 +1,11 @@
 """Time as an argument: the system's clocks, and one that a test moves by hand."""
 
-import asyncio
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+# An engine's process waits for this import when it starts, and has no loop: those that do have imported it.
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Clock(Protocol):
@@ -31,6 +34,8 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, duration_s: float) -> None:
+        import asyncio
+
         await asyncio.sleep(duration_s)
 
 
@@ -49,6 +54,8 @@ class ManualClock:
         return self._monotonic_s
 
     async def sleep(self, duration_s: float) -> None:
+        import asyncio
+
         woken = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._monotonic_s + duration_s, woken))
         await woken
@@ -66,6 +73,11 @@ class ManualClock:
     def jump_wall(self, delta_s: float) -> None:
         """Set the wall clock forward or back, as an administrator or NTP would."""
         self._wall_s += delta_s
+
+
+def since_boot_s() -> float:
+    """Seconds since the machine's boot, suspended time included: the clock that the kernel stamps processes with."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def sleep_blocking(duration_s: float) -> None:
