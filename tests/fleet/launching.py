@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -40,8 +41,14 @@ def python(code: str) -> tuple[str, ...]:
 def supervisor(home: Home, *programs: Program) -> Iterator[subprocess.Popen[str]]:
     """A supervisor that answers on its socket; killed at the end if it still runs."""
     with launch(home, *programs) as process:
-        wait_until(lambda: (home.sockets / "supervisor.sock").exists() or process.poll() is not None)
+        wait_until(lambda: _answers(home.sockets / "supervisor.sock") or process.poll() is not None)
         yield process
+
+
+def _answers(path: Path) -> bool:
+    """Somebody listens: the file alone is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @contextmanager
