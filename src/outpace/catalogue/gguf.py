@@ -3,6 +3,7 @@
 Layout: ggml's gguf.md (versions 2 and 3, little endian). Block sizes: ggml-common.h.
 """
 
+import hashlib
 import struct
 from array import array
 from collections import Counter
@@ -141,6 +142,8 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     user_defined_texts: tuple[str, ...] = ()
     bos_token: int | None = None
     eos_token: int | None = None
+    # Of the list of tokens as it lies in the file: equal for models with the same vocabulary. Empty: no list.
+    tokens_sha256: str = ""
 
     @property
     def mentions_tools(self) -> bool:
@@ -368,6 +371,7 @@ class _Header:
             user_defined_texts=user_defined,
             bos_token=_int_of(pairs, "tokenizer.ggml.bos_token_id", None),
             eos_token=_int_of(pairs, "tokenizer.ggml.eos_token_id", None),
+            tokens_sha256=self._texts_sha256(tokens) if isinstance(tokens, _Array) else "",
         )
 
     def _whole_number(self, pairs: Mapping[str, object], architecture: str, key: str) -> int:
@@ -388,6 +392,13 @@ class _Header:
             raise _Wrong(f"{tokens.count:,} tokens have {kinds.count:,} types")
         numbers = self._numbers(kinds)
         return self._texts_of(tokens, numbers, _CONTROL), self._texts_of(tokens, numbers, _USER_DEFINED)
+
+    def _texts_sha256(self, texts: _Array) -> str:
+        if texts.kind != _TEXT or not texts.count:
+            return ""
+        last = texts.starts[-1]
+        end = last + 8 + int.from_bytes(self._raw[last : last + 8], "little")
+        return hashlib.sha256(memoryview(self._raw)[texts.starts[0] : end]).hexdigest()
 
     def _texts_of(self, tokens: _Array, kinds: tuple[object, ...], wanted: int) -> tuple[str, ...]:
         texts = (self._string(tokens.starts[index]) for index, kind in enumerate(kinds) if kind == wanted)

@@ -63,6 +63,7 @@ class LlamaReader(EventReader):
         self._prompts: dict[int, tuple[int, int]] = {}
         self._num_reports = 0
         self._output_tokens = 0
+        self._drafted_tokens = self._accepted_tokens = 0
         self._offsets: dict[int, int] = {}
         self._begun: set[int] = set()
         self._calls: dict[int, CallWrapper] = {}
@@ -111,9 +112,10 @@ class LlamaReader(EventReader):
         if progress is not None:
             self._see_prompt(index, progress["total"], progress["cache"])
             return b""
-        payload.pop("timings", None)
+        timings = payload.pop("timings", None)
         usage = payload.pop("usage", None)
         if usage is not None:
+            self._see_timings(timings or {})
             self._see_usage(index, usage)
         if not self._created_s:
             self._created_s = payload["created"]
@@ -200,6 +202,11 @@ class LlamaReader(EventReader):
         self._prompts.setdefault(index // plan.num_choices, (total, cached))
         self._sum_prompts()
 
+    def _see_timings(self, timings: dict[str, Any]) -> None:
+        """Add one choice's speculation; llama.cpp leaves these out where nothing was guessed."""
+        self._drafted_tokens += timings.get("draft_n", 0)
+        self._accepted_tokens += timings.get("draft_n_accepted", 0)
+
     def _see_usage(self, index: int, usage: dict[str, Any]) -> None:
         """Add one choice's report: llama.cpp reports every choice by itself, with its prompt."""
         details = usage.get("prompt_tokens_details") or {}
@@ -213,7 +220,13 @@ class LlamaReader(EventReader):
         self._output_tokens += usage["completion_tokens"]
         if self._num_reports == self._plan.num_choices * self._plan.num_prompts:
             output = 0 if self._plan.is_output_dropped else self._output_tokens
-            self._reported = Usage(self._prompt_tokens, output, self._cached_tokens)
+            self._reported = Usage(
+                self._prompt_tokens,
+                output,
+                self._cached_tokens,
+                drafted_tokens=self._drafted_tokens,
+                accepted_tokens=self._accepted_tokens,
+            )
 
     def _sum_prompts(self) -> None:
         self._prompt_tokens = sum(total for total, _ in self._prompts.values())
