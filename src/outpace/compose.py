@@ -15,6 +15,7 @@ import structlog
 from outpace import __version__
 from outpace import settings as settings_room
 from outpace.engines.facts import DEFAULT_KV, engine_version, kv_settings, require_no_kv_settings
+from outpace.engines.speculation import require_no_speculation_settings, speculation_settings
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import DeploymentSpec, External
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from outpace.control.parts import ControlParts, ControlSettings, Resolved
     from outpace.fleet.sizing import ReplicaSize
     from outpace.lab.precisions import Chosen
+    from outpace.lab.profiled import Variant
 
 DEFAULT_ENGINE = "llamacpp"
 _AS_SHIPPED = "as shipped; no faster format is proven here yet"
@@ -119,22 +121,35 @@ def control_parts(settings: Settings) -> "ControlParts":
         secret=settings_room.secret,
         canary=models.canary_miss,
         prove=None if settings.prove == "off" else functools.partial(_prove, home),
+        profile=None if settings.profile == "off" else functools.partial(_profile, home),
     )
 
 
 async def _prove(home: Home, model: str) -> None:
-    """Run `outpace.lab.prove` for a model; it ends with control. Raises EngineFailed with its last words."""
-    log = home.logs / "prove.log"
+    """Run `outpace.lab.prove` for a model. Raises EngineFailed."""
+    await _run_lab(home.logs / "prove.log", "outpace.lab.prove", str(home.artifacts), model)
+
+
+async def _profile(home: Home, spec: DeploymentSpec) -> None:
+    """Run `outpace.lab.profile_one` for what a spec serves; cancelling ends it. Raises EngineFailed."""
+    models = Models(home)
+    variant = await asyncio.to_thread(models.variant, spec)
+    encoded = msgspec.json.encode(variant).decode()
+    await _run_lab(home.logs / "profile.log", "outpace.lab.profile_one", str(home.profiles), encoded)
+
+
+async def _run_lab(log: Path, module: str, *arguments: str) -> None:
+    """Run a module of the lab to its end; it ends with control. Raises EngineFailed."""
     with log.open("ab") as words:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "outpace.lab.prove", str(home.artifacts), model),
+            *(sys.executable, "-m", module, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=words,
             stderr=words,
         )
     try:
         if await process.wait() != 0:
-            raise EngineFailed(f"the proof of {model} ended with {process.returncode}; see {log}")
+            raise EngineFailed(f"{module} ended with {process.returncode}; see {log}")
     finally:
         if process.returncode is None:
             process.kill()
@@ -157,12 +172,14 @@ class Models:
 
     def __init__(self, home: Home, workers: int = 1) -> None:
         from outpace.catalogue import ArtifactStore
+        from outpace.lab.profiled import Profiled
 
         self._workers = workers
         self._artifacts = home.artifacts
         self._store = ArtifactStore(home.artifacts)
         # What was chosen, as long as verdicts and speeds on disk are the same.
         self._choices: dict[tuple[object, ...], Chosen] = {}
+        self._profiled = Profiled(home.artifacts, home.profiles)
 
     def resolve(self, spec: DeploymentSpec) -> "Resolved":
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
@@ -194,7 +211,35 @@ class Models:
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
         require_no_kv_settings(engine, spec.engine_settings)
-        return self._with_choice(spec, resolved) if engine == DEFAULT_ENGINE else _forced_kv(spec, resolved)
+        require_no_speculation_settings(engine, spec.engine_settings)
+        is_ours = engine == DEFAULT_ENGINE
+        chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, resolved)
+        return self._tuned(spec, chosen)
+
+    def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
+        """With what was measured of this variant here, and the speculation that follows or was asked for."""
+        if resolved.artifact_path is None:
+            # Before the weights are here only the method's name can be checked.
+            if spec.speculation != "auto":
+                speculation_settings(resolved.engine, spec.speculation, "")
+            return resolved
+        tuned = self._profiled.tune(spec.speculation, _variant_of(spec, resolved))
+        return msgspec.structs.replace(
+            resolved,
+            engine_settings={**resolved.engine_settings, **tuned.settings},
+            variant=f"{resolved.variant}~{tuned.method}" if tuned.method else resolved.variant,
+            speculation=tuned.method,
+            speculation_reason=tuned.reason,
+            profile=tuned.found.profile,
+            profile_reason=tuned.found.reason,
+        )
+
+    def variant(self, spec: DeploymentSpec) -> "Variant":
+        """What a spec serves here, as a profile sees it. Raises InvalidInput, ModelNotFound, WeightsInvalid."""
+        resolved = self.resolve(spec)
+        if resolved.artifact_path is None:
+            raise InvalidInput("deployment", f"{spec.name} has no weights here that could be measured")
+        return _variant_of(spec, resolved)
 
     def _with_choice(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With the artifact that layer two takes: the fastest proven one, or the one asked for by name."""
@@ -287,6 +332,20 @@ class Models:
             parallel=int(settings.get("parallel", size.parallel)),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
+
+
+def _variant_of(spec: DeploymentSpec, resolved: "Resolved") -> "Variant":
+    from outpace.lab.profiled import Variant
+
+    return Variant(
+        model=resolved.model,
+        artifact_path=str(resolved.artifact_path),
+        engine=resolved.engine,
+        engine_version=resolved.engine_version,
+        threads=resolved.threads,
+        settings={**spec.engine_settings, **resolved.engine_settings},
+        is_text=bool({"chat", "completions"} & set(resolved.tasks)),
+    )
 
 
 def _chosen_of(resolved: "Resolved", chosen: "Chosen") -> "Resolved":

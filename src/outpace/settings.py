@@ -35,6 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # `background` makes and gates faster formats of what is served with precision `auto`, two minutes after its start
     # and at the lowest priority; `off` leaves that to `outpace gate`.
     prove: Literal["background", "off"] = "background"
+    # `background` measures what a deployment does on this machine, once per variant, while nobody asks it: speeds by
+    # load, and whether speculation pays; `off` leaves that to `outpace profile`.
+    profile: Literal["background", "off"] = "background"
     # Largest request body.
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
     # Seconds that running requests get to end when the platform stops.

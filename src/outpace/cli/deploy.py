@@ -36,6 +36,12 @@ def deploy(
         bool | None,
         typer.Option("--allow-unproven", help="Serve a format by name although no passing verdict backs it."),
     ] = None,
+    speculation: Annotated[
+        str | None,
+        typer.Option(
+            help="Guess tokens ahead: off, ngram, draft:MODEL, …  [default: where it was measured to win]"
+        ),
+    ] = None,
     price_in: Annotated[str | None, typer.Option(help="USD per million prompt tokens.")] = None,
     price_out: Annotated[str | None, typer.Option(help="USD per million completion tokens.")] = None,
     yes: YesOption = False,
@@ -54,6 +60,7 @@ def deploy(
         "precision": precision,
         "kv_precision": kv_precision,
         "allow_unproven": allow_unproven,
+        "speculation": speculation,
         "price": _price(price_in, price_out),
     }
     body = wanted_spec(what, changes)

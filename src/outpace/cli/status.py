@@ -52,6 +52,19 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
     if replicas:
         typer.echo()
         table(("replica", "state", "pid>", "load s>", "restarts>", "reason"), map(_replica_row, replicas))
+    measured = [deployment for deployment in answer["deployments"] if deployment.get("profile")]
+    if measured:
+        typer.echo()
+        columns = (
+            "deployment",
+            "1 user tok/s>",
+            "best tok/s>",
+            "at>",
+            "prefill tok/s>",
+            "speculation",
+            "why",
+        )
+        table(columns, map(_profile_row, measured))
     typer.echo()
     table(("process", "pid>", "since", "restarts>"), map(_process_row, answer["workers"]))
 
@@ -79,6 +92,23 @@ def _precision_words(deployment: dict[str, Any]) -> str:
     """Why this format serves; a format without a passing verdict is marked."""
     reason = deployment.get("precision_reason") or ""
     return reason if deployment.get("precision_proven") is not False else f"UNPROVEN: {reason}"
+
+
+def _profile_row(deployment: dict[str, Any]) -> tuple[object, ...]:
+    profile = deployment["profile"]
+    why = deployment["speculation_reason"]
+    ways = (deployment["speculation"] or "off", why)
+    if "points" not in profile:
+        return (deployment["name"], None, None, None, None, *ways)
+    best = max(point["output_tokens_per_s"] for point in profile["points"])
+    return (
+        deployment["name"],
+        f"{profile['points'][0]['output_tokens_per_s']:.0f}",
+        f"{best:.0f}",
+        profile["best_concurrency"],
+        f"{profile['prefill_tokens_per_s']:.0f}",
+        *ways,
+    )
 
 
 def _replica_row(replica: dict[str, Any]) -> tuple[object, ...]:

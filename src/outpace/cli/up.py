@@ -49,6 +49,10 @@ def up(
     database: Annotated[
         str | None, typer.Option(help="PostgreSQL URL.  [default: SQLite in the home]")
     ] = None,
+    no_profile: Annotated[
+        bool,
+        typer.Option("--no-profile", help="Measure no deployment by itself; `outpace profile` does."),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is ready; it runs on.")
     ] = False,
@@ -68,6 +72,7 @@ def up(
             "admin_port": admin_port,
             "workers": workers,
             "database": database,
+            "profile": "off" if no_profile else None,
         }
     )
     models = wanted_models(model)

@@ -8,6 +8,7 @@ from outpace.control.keys import Key, entry_of
 from outpace.control.parts import Resolved
 from outpace.fleet.record import replace_file
 from outpace.fleet.replicas import Life
+from outpace.scheduling.profiles import variant_figures
 from outpace.values import snapshot as snapshots
 from outpace.values.clock import Clock
 from outpace.values.deployment import DeploymentSpec, Task
@@ -62,7 +63,7 @@ def settings_of(spec: DeploymentSpec, resolved: Resolved | None) -> dict[str, st
 
 def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
     """What serves, for receipts: engine, precisions, and whether a verdict backs them."""
-    kv = resolved.kv_precision
+    kv, figures = resolved.kv_precision, variant_figures(resolved.profile)
     return VariantEntry(
         id="/".join((resolved.engine, resolved.precision, *([kv] if kv else []))),
         engine=resolved.engine,
@@ -73,6 +74,10 @@ def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
         is_proven=resolved.is_proven,
         context_tokens=resolved.context_tokens,
         engine_settings=settings_of(spec, resolved),
+        speeds=figures.speeds,
+        prefill_tokens_per_s=figures.prefill_tokens_per_s,
+        in_flight=figures.in_flight,
+        speculation=figures.speculation,
     )
 
 

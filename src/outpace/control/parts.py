@@ -13,6 +13,7 @@ from outpace.values.clock import Clock
 from outpace.values.deployment import DeploymentSpec, Task
 from outpace.values.home import Home
 from outpace.values.money import Price
+from outpace.values.profile import Profile
 
 # Called with bytes done, and bytes in all where known.
 Progress = Callable[[int, int | None], None]
@@ -53,6 +54,12 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int | None = None
     # What the choice adds to the spec's own engine settings, such as the KV cache's format.
     engine_settings: dict[str, str | int | float | bool] = {}
+    # Way of guessing tokens ahead (None: off), and why.
+    speculation: str | None = None
+    speculation_reason: str | None = None
+    # What was measured of this variant here; None with the reason, where something could be measured.
+    profile: Profile | None = None
+    profile_reason: str | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -97,6 +104,8 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     secret: Callable[[str], str | None]
     # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
     prove: Callable[[str], Awaitable[None]] | None = None
+    # Measures what a spec serves, in a process of its own; cancelling ends it. Raises OutpaceError. None: nobody does.
+    profile: Callable[[DeploymentSpec], Awaitable[None]] | None = None
     # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.
     canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()

@@ -5,7 +5,7 @@ import structlog
 
 from outpace.control.demand import Demands
 from outpace.control.store import Wanted
-from outpace.scheduling.autoscale import Bounds, next_count
+from outpace.scheduling.autoscale import Bounds, Pressure, next_count
 from outpace.values.clock import Clock
 from outpace.values.signals import Demand
 
@@ -76,6 +76,10 @@ class Scaler:
     def touch(self, name: str, now_s: float) -> None:
         """A sign that a deployment is in use, from elsewhere than a worker's demand."""
         self._demands.touch(name, now_s)
+
+    def pressure(self, name: str, now_s: float) -> Pressure:
+        """What a deployment has to do now."""
+        return self._demands.pressure(name, now_s)
 
     def step(self, name: str) -> int:
         """Decide again; the count to have."""

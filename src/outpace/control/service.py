@@ -13,6 +13,7 @@ from outpace.control.database import DatabaseBusy, open_database
 from outpace.control.keys import SCOPES, Grant, Key
 from outpace.control.metrics import CONTENT_TYPE, Metrics
 from outpace.control.parts import ControlParts, ControlSettings
+from outpace.control.profiler import Profiler
 from outpace.control.proofs import Proofs
 from outpace.control.reconcile import Reconciler
 from outpace.control.signal_door import SignalDoor
@@ -107,12 +108,12 @@ class Control:
             asyncio.create_task(self.books.run()),
             asyncio.create_task(self._serve(importing, stopping)),
         ]
-        proving = self._start_proofs()
+        background = self._start_background()
         told = asyncio.create_task(stopping.wait())
         await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
-        if proving is not None:
-            proving.cancel()
+        for part in background:
+            part.cancel()
         crashed = [task for task in tasks if task.done() and not task.cancelled() and task.exception()]
         await self._end(tasks)
         for task in crashed:
@@ -120,12 +121,15 @@ class Control:
         self._signals.close()
         _LOG.info("control_stopped")
 
-    def _start_proofs(self) -> "asyncio.Task[None] | None":
-        """A part that control can lose: it is neither waited for nor missed."""
-        if self._parts.prove is None:
-            return None
-        proofs = Proofs(self._parts.prove, self.reconciler.served, self._parts.clock)
-        return asyncio.create_task(proofs.run())
+    def _start_background(self) -> "list[asyncio.Task[None]]":
+        """Parts that control can lose: they are neither waited for nor missed."""
+        parts, served, started = self._parts, self.reconciler.served, []
+        if parts.prove is not None:
+            started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock).run()))
+        if parts.profile is not None:
+            profiler = Profiler(parts.profile, served, self.reconciler.scaler.pressure, parts.clock)
+            started.append(asyncio.create_task(profiler.run()))
+        return started
 
     def _announce(self, version: int) -> None:
         self._signals.announce(version)

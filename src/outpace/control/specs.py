@@ -18,6 +18,8 @@ _KEYS = tuple(field.name for field in msgspec.structs.fields(DeploymentSpec))
 # Names become parts of file names, socket paths, URLs and metric labels.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# The engine knows its own methods; a draft is a model's name or the path of a GGUF.
+_SPECULATION = re.compile(r"[a-z][a-z0-9-]{0,31}|draft:[^\x00-\x1f]+")
 _LONGEST = 1000
 _MOST_SETTINGS = 64
 _NOT_ACTED_ON = {
@@ -195,8 +197,8 @@ def _check_expectations(spec: DeploymentSpec) -> None:
 def _check_choices(spec: DeploymentSpec) -> None:
     for name in ("engine", "precision", "kv_precision"):
         check_name(getattr(spec, name), name)
-    if spec.speculation not in (AUTO, "off"):
-        raise InvalidInput("speculation", "only `auto` and `off` in this version")
+    if not _SPECULATION.fullmatch(spec.speculation) or len(spec.speculation) > _LONGEST:
+        raise InvalidInput("speculation", "`auto`, `off`, a method such as `ngram`, or `draft:MODEL`")
 
 
 def _check_external(spec: DeploymentSpec) -> None:
@@ -207,9 +209,9 @@ def _check_external(spec: DeploymentSpec) -> None:
         raise InvalidInput("engine", f"{spec.engine!r} contradicts the table `external`; leave it out")
     if spec.model is not None:
         raise InvalidInput("model", "leave it out; external.model is the name at the other side")
-    for name in ("precision", "kv_precision"):
+    for name in ("precision", "kv_precision", "speculation"):
         if getattr(spec, name) != AUTO:
-            raise InvalidInput(name, "leave it out; the other side chooses its formats")
+            raise InvalidInput(name, "leave it out; the other side chooses its own")
     if not external.model or len(external.model) > _LONGEST or not external.model.isprintable():
         raise InvalidInput("external.model", f"1 to {_LONGEST} printable characters")
     if external.api_key_env is not None and not _VARIABLE.fullmatch(external.api_key_env):

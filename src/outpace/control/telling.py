@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from outpace.control.parts import Resolved
 from outpace.control.reconcile import Reconciler
 from outpace.control.scaler import Scaled
 from outpace.control.served import Served
@@ -11,6 +12,7 @@ from outpace.control.specs import notes_on, price_document, spec_document
 from outpace.fleet.replicas import Life
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
+from outpace.scheduling.profiles import best_concurrency
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
 
@@ -29,6 +31,9 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "engine_version": served.resolved.engine_version if served.resolved else None,
         "precision_reason": served.resolved.precision_reason if served.resolved else None,
         "precision_proven": served.resolved.is_proven if served.resolved else None,
+        "speculation": served.resolved.speculation if served.resolved else None,
+        "speculation_reason": served.resolved.speculation_reason if served.resolved else None,
+        "profile": profile_document(served.resolved),
         "price": price_document(spec.price),
         "context_tokens": entry.context_tokens,
         "tasks": list(entry.tasks),
@@ -39,6 +44,17 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "scaling": None if served.is_external else _scaling(reconciler.scaler[spec.name]),
         "created_at": served.wanted.created_at,
     }
+
+
+def profile_document(resolved: Resolved | None) -> dict[str, Any] | None:
+    """What was measured of a variant here, or why nothing was; None where there is nothing to measure."""
+    if resolved is None or (resolved.profile is None and resolved.profile_reason is None):
+        return None
+    if resolved.profile is None:
+        return {"reason": resolved.profile_reason}
+    document: dict[str, Any] = msgspec.to_builtins(resolved.profile)
+    document["best_concurrency"] = best_concurrency(resolved.profile.points)
+    return document
 
 
 def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:

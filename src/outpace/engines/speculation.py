@@ -48,6 +48,14 @@ def methods_of(engine: str) -> tuple[str, ...]:
     return ("auto", OFF, *METHODS.get(engine, {}), *drafts)
 
 
+def speculation_names(engine: str) -> frozenset[str]:
+    """The engine settings that choose a way of speculation."""
+    own = {name for method in METHODS.get(engine, {}).values() for name in method}
+    if engine in _DRAFTS:
+        own |= {_DRAFTS[engine][0], *_DRAFTS[engine][1]}
+    return frozenset(own)
+
+
 def require_same_tokens(draft: str, draft_sha256: str, model: str, model_sha256: str) -> None:
     """Refuse a draft model with another vocabulary: what it guesses would be other words. Raises InvalidInput."""
     if not draft_sha256 or draft_sha256 != model_sha256:
@@ -60,10 +68,7 @@ def require_same_tokens(draft: str, draft_sha256: str, model: str, model_sha256:
 
 def require_no_speculation_settings(engine: str, settings: Settings) -> None:
     """Refuse a method that comes as an engine setting: `auto` would not know of it. Raises InvalidInput."""
-    own = {name for method in METHODS.get(engine, {}).values() for name in method}
-    if engine in _DRAFTS:
-        own |= {_DRAFTS[engine][0]}
-    for name in sorted(own & set(settings)):
+    for name in sorted(speculation_names(engine) & set(settings)):
         raise InvalidInput(
             f"engine_settings.{name}", "say `speculation` instead, which `auto` and status know"
         )

@@ -3,32 +3,39 @@
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 import msgspec
 
 from outpace.engines.protocol import Engine
+from outpace.engines.speculation import METHODS
 from outpace.lab.figures import LoadFigures, gain
 from outpace.lab.load import LoadClient, Target
 from outpace.lab.prompts import filler
 from outpace.lab.replica import LabVariant, running
 from outpace.lab.workload import Conversation, Turn, conversations, named
 from outpace.values.clock import Clock
-from outpace.values.errors import EngineFailed
+from outpace.values.errors import EngineFailed, InvalidInput
 from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
 
 LOADS = (1, 2, 4, 8, 16, 32)
 BUDGET_S = 30.0
 # Of the budget: the rest is for speculation.
 _SPEEDS_SHARE = 0.45
-_PREFILL_WORDS = 384
+_PREFILL_WORDS = 256
 _PREFILL_ROUNDS = 3
 _TOKENS = 24
 # Speculation is tried where its gain is largest, in the middle, and where it may cost.
 _SPECULATION_LOADS = (1, 4, 16, 32)
 _SPECULATION_TOKENS = {"code": 96, "chat": 24}
 _SPECULATION_ROUNDS = 2
-_CONTEXT_TOKENS = 1024
+_CONTEXT_TOKENS = 512
+# Weights that an engine repacks, and its KV cache.
+_OVERHEAD = 2.5
+_MOST_OF_MEMORY = 0.5
+# A sweep has time for one method.
+TRIED = ("ngram",)
 
 # Told what is measured now, and how much of the budget is used (0 to 1).
 Say = Callable[[str, float], None]
@@ -41,6 +48,31 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     variant: LabVariant
     speculation: dict[str, dict[str, str | int | float | bool]] = {}
     budget_s: float = BUDGET_S
+
+
+def sweep_of(conditions: Conditions, artifact_path: Path, available_bytes: int) -> Sweep:
+    """The sweep that fits beside what runs: with speculation where a second replica fits, too.
+
+    Raises InvalidInput when not even one does.
+    """
+    needed = _OVERHEAD * artifact_path.stat().st_size
+    copies = int(_MOST_OF_MEMORY * available_bytes / needed)
+    if not copies:
+        raise InvalidInput("deployment", "there is no memory for a second replica to measure; stop one first")
+    threads = int(conditions.settings.get("threads", 1))
+    settings = {name: value for name, value in conditions.settings.items() if name != "threads"}
+    return Sweep(
+        conditions=conditions,
+        variant=LabVariant(
+            model=conditions.model,
+            artifact_path=artifact_path,
+            context_tokens=_CONTEXT_TOKENS,
+            parallel=LOADS[-1],
+            threads=threads,
+            engine_settings=settings,
+        ),
+        speculation={method: METHODS[conditions.engine][method] for method in TRIED} if copies > 1 else {},
+    )
 
 
 async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None) -> Profile:

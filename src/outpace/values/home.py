@@ -42,6 +42,11 @@ class Home:
         return self.root / "run"
 
     @property
+    def profiles(self) -> Path:
+        """What was measured of variants, one file each."""
+        return self.root / "profiles"
+
+    @property
     def snapshot(self) -> Path:
         """What the gateway knows, replaced atomically."""
         return self.root / "run" / "snapshot.json"

@@ -1,0 +1,88 @@
+"""Profiles are measured in the background: one variant at a time, while nobody asks anything of the machine."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from outpace.control.served import Served
+from outpace.scheduling.autoscale import Pressure
+from outpace.values.clock import Clock
+from outpace.values.deployment import DeploymentSpec
+from outpace.values.errors import OutpaceError
+
+_LOG = structlog.get_logger()
+_LOOK_EVERY_S = 1.0
+# A start is when people try things.
+QUIET_S = 15.0
+# Ended for live traffic this often, it is left to `outpace profile`.
+MOST_TRIES = 5
+
+
+class Profiler:
+    """The loop that asks for profiles; what it measured, `Served.reconsider_when_due` picks up from disk."""
+
+    def __init__(
+        self,
+        profile: Callable[[DeploymentSpec], Awaitable[None]],
+        served: Mapping[str, Served],
+        pressure: Callable[[str, float], Pressure],
+        clock: Clock,
+    ) -> None:
+        self._profile = profile
+        self._served = served
+        self._pressure = pressure
+        self._clock = clock
+        self._tries: dict[tuple[str, str], int] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._clock.sleep(_LOOK_EVERY_S)
+            name = self.due(self._clock.monotonic_s())
+            if name is not None:
+                await self._measure(name)
+
+    def due(self, now_s: float) -> str | None:
+        """A deployment whose variant has no profile here, when the machine has been quiet for a while."""
+        if not self._is_quiet(now_s, QUIET_S):
+            return None
+        return next((name for name, served in list(self._served.items()) if self._wants(name, served)), None)
+
+    def _wants(self, name: str, served: Served) -> bool:
+        resolved = served.resolved
+        if resolved is None or not served.is_here or served.problem is not None:
+            return False
+        is_missing = resolved.profile is None and resolved.profile_reason is not None
+        return is_missing and self._tries.get((name, served.digest), 0) < MOST_TRIES
+
+    def _is_quiet(self, now_s: float, for_s: float) -> bool:
+        pressures = [self._pressure(name, now_s) for name in list(self._served)]
+        return all(not each.running and not each.waiting and each.idle_for_s >= for_s for each in pressures)
+
+    async def _measure(self, name: str) -> None:
+        """Measure one variant; the first request that comes meanwhile ends it, and it is tried again later."""
+        served = self._served[name]
+        key = (name, served.digest)
+        self._tries[key] = self._tries.get(key, 0) + 1
+        _LOG.info("profile_started", deployment=name)
+        began_s = self._clock.monotonic_s()
+        measuring = asyncio.ensure_future(self._profile(served.wanted.spec))
+        try:
+            while not measuring.done():
+                looked = asyncio.ensure_future(self._clock.sleep(_LOOK_EVERY_S))
+                await asyncio.wait({measuring, looked}, return_when=asyncio.FIRST_COMPLETED)
+                looked.cancel()
+                now_s = self._clock.monotonic_s()
+                if not measuring.done() and not self._is_quiet(now_s, now_s - began_s):
+                    measuring.cancel()
+                    _LOG.info("profile_gave_way", deployment=name)
+                    await asyncio.wait({measuring})
+                    return
+            measuring.result()
+            _LOG.info("profile_ended", deployment=name)
+        except (OutpaceError, OSError) as error:
+            self._tries[key] = MOST_TRIES
+            _LOG.warning("profile_failed", deployment=name, reason=str(error))
+        finally:
+            measuring.cancel()

@@ -1,0 +1,59 @@
+"""`python -m outpace.lab.profile_one PROFILES VARIANT`: measure one variant, a JSON object, and keep its profile.
+
+A process of its own, so that nothing it does can slow or end control. One line of JSON per step on stdout.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from outpace.engines.registry import engine
+from outpace.hardware.machine import detect
+from outpace.lab.gate import machine_name
+from outpace.lab.profiled import Variant, conditions_of
+from outpace.lab.profiles import ProfileStore
+from outpace.lab.profiling import Say, profile, sweep_of
+from outpace.lab.replica import die_with_parent
+from outpace.values.clock import SystemClock
+from outpace.values.errors import InvalidInput, OutpaceError
+from outpace.values.profile import Profile
+
+# A request that comes meanwhile goes first; control then ends this.
+_NICENESS = 5
+
+
+async def profile_one(folder: Path, variant: Variant, say: Say = lambda what, share: None) -> Profile:
+    """The fresh profile of a variant on this machine, kept. Raises EngineFailed, EngineTimedOut, InvalidInput."""
+    if not variant.is_measurable:
+        raise InvalidInput(
+            "deployment", f"{variant.model} on {variant.engine} has nothing that a sweep measures"
+        )
+    machine = detect()
+    conditions = conditions_of(variant, machine_name(machine))
+    sweep = sweep_of(conditions, Path(variant.artifact_path), machine.available_bytes)
+    made = await profile(sweep, engine(variant.engine), SystemClock(), say)
+    ProfileStore(folder).keep(made)
+    return made
+
+
+def main() -> None:
+    """Measure, or say in one line why not."""
+    folder, variant = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Variant)
+    die_with_parent()
+    os.nice(_NICENESS)
+    try:
+        asyncio.run(profile_one(folder, variant, lambda what, share: _tell("measuring", what)))
+    except (OutpaceError, OSError) as error:
+        _tell("profile_failed", str(error))
+        raise SystemExit(1) from None
+
+
+def _tell(event: str, what: str) -> None:
+    print(msgspec.json.encode({"event": event, "what": what}).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What is known of a variant here: its profile, and the way of speculation that follows from it or was asked for."""
+
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from outpace.catalogue import ArtifactStore, gguf
+from outpace.catalogue.resolve import resolve
+from outpace.engines.speculation import (
+    DRAFT,
+    METHODS,
+    OFF,
+    require_same_tokens,
+    speculation_names,
+    speculation_settings,
+)
+from outpace.hardware.machine import detect
+from outpace.lab.gate import machine_name
+from outpace.lab.profiles import Found, ProfileStore
+from outpace.scheduling.speculation import choose_method
+from outpace.values.errors import InvalidInput
+from outpace.values.profile import Conditions
+
+Settings = dict[str, str | int | float | bool]
+_SHA256_DIGITS = 64
+# Set by the sweep itself: what it measures does not depend on them.
+_SWEEP_OWN = frozenset({"parallel", "context_tokens", "threads"})
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that speculation adds, its method for people (None: off) and why, and the profile behind it."""
+
+    settings: Settings = {}
+    method: str | None = None
+    reason: str
+    found: Found = Found()
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica serves, as far as its speed depends on it; `settings` are all of the engine's."""
+
+    model: str
+    artifact_path: str
+    engine: str
+    engine_version: str | None
+    threads: int
+    settings: Settings = {}
+    is_text: bool = True
+
+    @property
+    def is_measurable(self) -> bool:
+        """The sweep knows how to measure it."""
+        return self.is_text and self.engine in METHODS
+
+
+class Profiled:
+    """Profiles of one installation on this machine."""
+
+    def __init__(self, artifacts: Path, profiles: Path) -> None:
+        self._artifacts = artifacts
+        self.store = ProfileStore(profiles)
+
+    @cached_property
+    def _machine(self) -> str:
+        return machine_name(detect())
+
+    def find(self, variant: Variant) -> Found:
+        """The profile that holds for a variant, or why there is none; neither where nothing can be measured."""
+        return self.store.find(conditions_of(variant, self._machine)) if variant.is_measurable else Found()
+
+    def tune(self, wanted: str, variant: Variant) -> Tuned:
+        """The way of speculation that `wanted` means for a variant. Raises InvalidInput by name."""
+        found = self.find(variant)
+        if wanted == "auto":
+            return self._auto(variant, found)
+        if wanted in (OFF, "none"):
+            return Tuned(reason="off by name", found=found)
+        if not variant.is_text:
+            raise InvalidInput("speculation", "this model writes no text; leave it `auto`")
+        draft = self._draft(wanted, variant) if wanted.startswith(DRAFT) else None
+        settings = speculation_settings(variant.engine, wanted, draft)
+        return Tuned(settings=settings, method=wanted, reason="asked for by name", found=found)
+
+    def _auto(self, variant: Variant, found: Found) -> Tuned:
+        if not variant.is_measurable:
+            return Tuned(reason="nothing to guess with here", found=found)
+        if found.profile is None:
+            return Tuned(reason=f"off: {found.reason}", found=found)
+        choice = choose_method(found.profile.speculation)
+        if choice.method is None:
+            return Tuned(reason=f"off: {choice.reason}", found=found)
+        settings = speculation_settings(variant.engine, choice.method)
+        return Tuned(settings=settings, method=choice.method, reason=choice.reason, found=found)
+
+    def _draft(self, wanted: str, variant: Variant) -> str:
+        """The weights of a draft model with the same tokenizer. Raises InvalidInput, ModelNotFound, WeightsInvalid."""
+        name = wanted.removeprefix(DRAFT)
+        resolved = resolve(name, "auto", ArtifactStore(self._artifacts))
+        if resolved.needs_pull or resolved.artifact_path is None:
+            raise InvalidInput(
+                "speculation", f"the weights of {name} are not here; `outpace pull {name}` first"
+            )
+        draft, main = gguf.read(resolved.artifact_path), gguf.read(Path(variant.artifact_path))
+        require_same_tokens(name, draft.tokens_sha256, variant.model, main.tokens_sha256)
+        return str(resolved.artifact_path)
+
+
+def conditions_of(variant: Variant, machine: str) -> Conditions:
+    """What a profile of a variant holds for: without its way of speculation, because the profile measures that."""
+    left_out = speculation_names(variant.engine) | _SWEEP_OWN
+    settings = {name: value for name, value in variant.settings.items() if name not in left_out}
+    return Conditions(
+        model=variant.model,
+        artifact_sha256=artifact_name(Path(variant.artifact_path)),
+        engine=variant.engine,
+        engine_version=variant.engine_version or "unknown",
+        machine=machine,
+        settings={"threads": variant.threads, **settings},
+    )
+
+
+def artifact_name(path: Path) -> str:
+    """The digest that names an artifact's folder; of a file elsewhere its size and time, which cost no reading."""
+    for part in path.parts[::-1]:
+        if len(part) == _SHA256_DIGITS and all(digit in "0123456789abcdef" for digit in part):
+            return part
+    status = path.stat()
+    return f"file of {status.st_size} bytes at {status.st_mtime_ns} ns"
