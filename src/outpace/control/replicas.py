@@ -219,6 +219,7 @@ class Replicas:
             deployment=life.deployment,
             model=resolved.model,
             artifact_path=resolved.artifact_path,
+            artifacts_dir=str(self._parts.home.artifacts),
             tasks=resolved.tasks,
             context_tokens=resolved.context_tokens or 0,
             parallel=resolved.parallel,

@@ -19,7 +19,7 @@ import uvloop
 
 from outpace.engines import child
 from outpace.engines.echo_stream import Stats, Stream, StreamQueue
-from outpace.engines.echo_wire import Answer, error_body, json_response
+from outpace.engines.echo_wire import Answer
 from outpace.engines.echo_words import (
     Body,
     Plan,
@@ -28,6 +28,7 @@ from outpace.engines.echo_words import (
     plan_chat,
     plan_completions,
 )
+from outpace.engines.responses import error_body, json_response
 from outpace.values.clock import SystemClock
 from outpace.values.errors import ContextTooLong, OutpaceError
 

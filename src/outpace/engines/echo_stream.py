@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from outpace.engines.echo_wire import STREAM_END, STREAM_HEAD, Answer, chunk, error_body, json_response
+from outpace.engines.echo_wire import Answer
+from outpace.engines.responses import STREAM_END, STREAM_HEAD, chunk, error_body, json_response
 
 # Streams due within this time share one wake-up.
 _SLACK_S = 0.002

@@ -1,38 +1,13 @@
-"""The echo engine's bytes: HTTP responses, JSON answers and stream events, encoded before they are due."""
+"""The echo engine's bytes: JSON answers and stream events, encoded before they are due."""
 
 from typing import Any
 
 import msgspec
 
 from outpace.engines.echo_words import Body, Plan, chat_logprobs, completion_logprobs
-
-_PHRASES = {
-    200: b"OK",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    404: b"Not Found",
-    500: b"Internal Server Error",
-}
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
-STREAM_END = b"0\r\n\r\n"
+from outpace.engines.responses import STREAM_END, chunk, json_response
 
 _ENCODE = msgspec.json.Encoder().encode
-
-
-def json_response(status: int, body: bytes, content_type: bytes = b"application/json") -> bytes:
-    """A whole HTTP response."""
-    phrase = _PHRASES.get(status, b"Status")
-    head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n"
-    return head % (status, phrase, content_type, len(body)) + body
-
-
-def error_body(message: str, code: str | None) -> bytes:
-    """An error in OpenAI's envelope."""
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return _ENCODE({"error": error})
 
 
 class Answer:
@@ -127,8 +102,3 @@ class Answer:
         if self._is_chat:
             return chat_logprobs(tokens, self._body.top_logprobs)
         return completion_logprobs(tokens, int(asked), offset)
-
-
-def chunk(payload: bytes) -> bytes:
-    """`payload` as one HTTP chunk; nothing for an empty one, which would end the body."""
-    return b"%x\r\n%s\r\n" % (len(payload), payload) if payload else b""

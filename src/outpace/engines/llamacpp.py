@@ -23,12 +23,12 @@ from outpace.engines.folding import FoldingReader
 from outpace.engines.llamacpp_body import chat_body, completion_body, embedding_body
 from outpace.engines.llamacpp_config import LlamaConfig, LlamaSettings
 from outpace.engines.llamacpp_reader import LlamaReader, StreamPlan, too_long
-from outpace.engines.llamacpp_tools import plan_tools
 from outpace.engines.openai_body import PATHS, wants_usage
 from outpace.engines.parameters import Declared, settings_of
 from outpace.engines.protocol import NO_HINTS, Call, Capabilities, Hints, Load, Readiness
 from outpace.engines.readers import AnswerReader
 from outpace.engines.refusals import EngineError, parse_error, refused, translate
+from outpace.engines.tools import plan_tools
 from outpace.engines.wire import ENCODE
 from outpace.values.deployment import Launch, LaunchOrder, Task
 from outpace.values.errors import EngineFailed, InvalidInput, OutpaceError

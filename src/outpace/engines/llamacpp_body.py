@@ -4,9 +4,10 @@ from typing import Any
 
 import msgspec
 
-from outpace.engines.llamacpp_messages import Defuse, defuser, rendered, with_tools_told
-from outpace.engines.llamacpp_tools import ToolPlan
-from outpace.values.errors import InvalidInput, UnsupportedParameter
+from outpace.engines.messages import Defuse, defuser, rendered, with_tools_told
+from outpace.engines.openai_body import require_echo
+from outpace.engines.template_kwargs import checked_kwargs
+from outpace.engines.tools import ToolPlan
 from outpace.values.requests import (
     ChatRequest,
     CompletionRequest,
@@ -30,12 +31,6 @@ _SAME = (
 )
 # llama.cpp keeps seeds in 32 bits and takes the largest for "random".
 _SEED_BITS = 0xFFFFFFFF
-# What a caller's template variables may not replace.
-_TEMPLATE_OWN = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "json_schema"}
-)
-_MOST_KWARGS = 16
-_LONGEST_KWARG = 256
 
 
 def chat_body(request: ChatRequest, deployment: DeploymentEntry, tools: ToolPlan) -> dict[str, Any]:
@@ -55,14 +50,14 @@ def chat_body(request: ChatRequest, deployment: DeploymentEntry, tools: ToolPlan
         body["top_logprobs"] = request.top_logprobs or 1
     _add_format(body, request, tools, defuse)
     if request.chat_template_kwargs:
-        body["chat_template_kwargs"] = _checked_kwargs(request.chat_template_kwargs, defuse)
+        body["chat_template_kwargs"] = checked_kwargs(request.chat_template_kwargs, defuse)
     return body
 
 
 def completion_body(request: CompletionRequest, deployment: DeploymentEntry) -> dict[str, Any]:
     """The body of a completion, but for how it is to be answered."""
     if request.echo:
-        _require_echo(request)
+        require_echo(request)
     body = _sampling(request, deployment.engine_model)
     body["prompt"] = request.prompt
     # llama.cpp has no default limit and generates a token for 0.
@@ -111,25 +106,3 @@ def _add_format(body: dict[str, Any], request: ChatRequest, tools: ToolPlan, def
 
 def _schema_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-
-
-def _require_echo(request: CompletionRequest) -> None:
-    prompt = request.prompt
-    is_text = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], str))
-    if not is_text:
-        raise UnsupportedParameter("echo", "works with text prompts only on this model's engine")
-    if request.logprobs is not None:
-        raise UnsupportedParameter("echo", "does not go with logprobs on this model's engine; leave one out")
-
-
-def _checked_kwargs(kwargs: dict[str, Any], defuse: Defuse) -> dict[str, Any]:
-    """Flags and short words for the template; nothing that could replace the conversation or cost time."""
-    if len(kwargs) > _MOST_KWARGS:
-        raise InvalidInput("chat_template_kwargs", f"at most {_MOST_KWARGS} entries")
-    for name, value in kwargs.items():
-        where = f"chat_template_kwargs.{name[:64]}"
-        if name in _TEMPLATE_OWN or not name.isidentifier() or len(name) > 64:
-            raise InvalidInput(where, "cannot be set by a request")
-        if not isinstance(value, bool | int | float | str) or len(str(value)) > _LONGEST_KWARG:
-            raise InvalidInput(where, f"must be a boolean, a number or at most {_LONGEST_KWARG} characters")
-    return {name: defuse(value) if isinstance(value, str) else value for name, value in kwargs.items()}

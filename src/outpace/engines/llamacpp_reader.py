@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from outpace.engines.llamacpp_logprobs import chat_logprobs, completion_logprobs
-from outpace.engines.llamacpp_tools import CallWrapper, ToolPlan
 from outpace.engines.readers import DONE, NULL_USAGE, ErrorOf, EventReader
+from outpace.engines.tools import CallWrapper, ToolPlan
 from outpace.engines.wire import ENCODE, encode_usage
 from outpace.values.errors import ContextTooLong, EngineFailed
 from outpace.values.usage import Usage

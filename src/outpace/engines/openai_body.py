@@ -2,7 +2,8 @@
 
 import msgspec
 
-from outpace.values.requests import ENCODER, EngineBound, StreamOptions
+from outpace.values.errors import UnsupportedParameter
+from outpace.values.requests import ENCODER, CompletionRequest, EngineBound, StreamOptions
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -33,3 +34,13 @@ def rebuilt(request: EngineBound, engine_model: str) -> bytes:
     elif hasattr(request, "stream_options"):
         changes["stream_options"] = None
     return ENCODER.encode(msgspec.structs.replace(request, **changes))
+
+
+def require_echo(request: CompletionRequest) -> None:
+    """Raise UnsupportedParameter where `echo` cannot be honoured by repeating the prompt's text."""
+    prompt = request.prompt
+    is_text = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], str))
+    if not is_text:
+        raise UnsupportedParameter("echo", "works with text prompts only on this model's engine")
+    if request.logprobs is not None:
+        raise UnsupportedParameter("echo", "does not go with logprobs on this model's engine; leave one out")

@@ -11,6 +11,7 @@ ENGINES: dict[str, str] = {
     "echo": "outpace.engines.echo:Echo",
     "external": "outpace.engines.external:ExternalApi",
     "llamacpp": "outpace.engines.llamacpp:LlamaCpp",
+    "openvino": "outpace.engines.openvino:OpenVino",
 }
 
 

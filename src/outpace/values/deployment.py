@@ -95,6 +95,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     model: str
     artifact_path: str | None
+    # Where an engine that needs the weights in a form of its own keeps them; None: nowhere.
+    artifacts_dir: str | None = None
     tasks: tuple[Task, ...]
     context_tokens: int
     parallel: int

@@ -1,0 +1,125 @@
+"""OpenVINO's process that speaks HTTP, on a private Unix socket; it owns the one that computes.
+
+Run as `python -m outpace.engines.openvino_child --config JSON`, the token in the environment. A GGUF is converted once
+and kept. Stays until SIGTERM. When loading fails the last line on stderr is one JSON object with the reason, and the
+exit code is 1.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import uvloop
+
+from outpace.engines import child
+from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_front import Front
+from outpace.engines.openvino_http import Connection
+from outpace.engines.openvino_library import Tokenizer
+from outpace.engines.openvino_weights import openvino_folder
+from outpace.engines.openvino_wire import Frames, Loaded, Order, Report, Step, framed
+from outpace.values.clock import SystemClock
+from outpace.values.errors import OutpaceError
+
+_BACKLOG = 1024
+_RECEIVED_BYTES = 1 << 16
+_CLOCK = SystemClock()
+
+
+def main() -> None:
+    """Convert if need be, load, serve until SIGTERM or SIGINT."""
+    config = child.read_config(OpenVinoConfig)
+    token = child.take_token()
+    child.clear_socket(config.socket_path)
+    with tempfile.TemporaryDirectory(prefix="outpace-openvino-") as scratch:
+        try:
+            folder = openvino_folder(config, Path(scratch))
+        except OutpaceError as error:
+            child.fail(error.code or "load_failed", error.message)
+        config = msgspec.structs.replace(config, model_path=str(folder))
+        ours, stepper = _stepper(config)
+        tokenizer = Tokenizer(folder)
+        loaded, frames = _wait_loaded(ours, stepper)
+    uvloop.run(_serve(config, token, tokenizer, ours, frames, loaded))
+
+
+def _stepper(config: OpenVinoConfig) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+    ours, theirs = socket.socketpair()
+    argv = (sys.executable, "-m", "outpace.engines.openvino_stepper", "--config")
+    process = subprocess.Popen((*argv, msgspec.json.encode(config).decode()), stdin=theirs.fileno())
+    theirs.close()
+    return ours, process
+
+
+def _wait_loaded(stepper: socket.socket, process: "subprocess.Popen[bytes]") -> tuple[Loaded, Frames]:
+    """Return when the weights are in memory; when the stepper gave up, it has said why."""
+    frames = Frames()
+    while received := stepper.recv(_RECEIVED_BYTES):
+        for report in frames.reports(received):
+            if isinstance(report, Loaded):
+                return report, frames
+    raise SystemExit(process.wait() or 1)
+
+
+class Stepper(asyncio.Protocol):
+    """The socket to the process that computes."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self.front: Front | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def send(self, order: Order) -> None:
+        """Give an order."""
+        self._transport.write(framed(order))
+
+    def data_received(self, data: bytes) -> None:
+        for report in self._frames.reports(data):
+            self._take(report)
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Step) and self.front is not None:
+            self.front.report(report)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Its own last words are above; without it nothing can be answered.
+        os.write(2, b'{"event":"replica_failed","code":"engine_died","reason":"OpenVINO\'s process ended"}\n')
+        os._exit(1)
+
+
+async def _serve(
+    config: OpenVinoConfig,
+    token: str,
+    tokenizer: Tokenizer,
+    ours: socket.socket,
+    frames: Frames,
+    loaded: Loaded,
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    _, stepper = await loop.create_connection(lambda: Stepper(frames), sock=ours)
+    stepper.front = front = Front(config, token, tokenizer, stepper.send, _CLOCK)
+    await loop.create_unix_server(lambda: Connection(front), config.socket_path, backlog=_BACKLOG)
+    told = {"event": "replica_listening", "address": config.socket_path, "load_s": round(loaded.load_s, 2)}
+    print(msgspec.json.encode(told).decode(), flush=True)
+    await stopped.wait()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(config.socket_path)
+    # Running requests were drained before SIGTERM; the stepper dies with this process.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What the OpenVINO processes are told, and the engine settings that a deployment may set."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Speculation = Literal["none", "lookup", "draft"]
+
+
+class OpenVinoSettings(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """Engine settings of an OpenVINO deployment, besides `parallel`, `context_tokens` and `threads`."""
+
+    kv_cache: Literal["u8", "f16", "bf16", "f32"] = "u8"
+    # Memory for keys and values of all sequences; 0: what all sequences need at their full context.
+    kv_cache_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    # Most tokens of prompts and sequences together in one step: smaller keeps steps short while prompts are read.
+    step_tokens: Annotated[int, Meta(ge=32, le=65_536)] = 256
+    prefix_caching: bool = True
+    # Compute in this format; `auto` is what the processor does fastest.
+    compute: Literal["auto", "f32", "bf16"] = "auto"
+    # Activations are quantized in groups of this many for 8-bit products; 0 keeps them, -1 is the engine's default.
+    activation_group: Annotated[int, Meta(ge=-1, le=4096)] = -1
+    speculation: Speculation = "none"
+    # Tokens guessed at a time, and the longest run of tokens that `lookup` looks for in the text so far.
+    draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 5
+    lookup_tokens: Annotated[int, Meta(ge=1, le=16)] = 3
+    # The draft model's weights: a GGUF, or a folder with OpenVINO's files.
+    draft_path: str = ""
+
+
+class OpenVinoConfig(
+    OpenVinoSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """Everything that the processes need but for the token."""
+
+    socket_path: str
+    # A GGUF, or a folder with OpenVINO's files.
+    model_path: str
+    # Where converted weights are kept; empty: nowhere, every start converts.
+    artifacts_dir: str = ""
+    alias: str
+    # Name of the model in the catalogue.
+    model: str
+    # Sequences at a time, and the context of each.
+    parallel: int
+    context_tokens: int
+    threads: int

@@ -1,0 +1,211 @@
+"""OpenVINO GenAI in our words: tokenizer, pipeline, conversion. The only user of openvino and openvino_genai."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino_genai
+
+from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_wire import Piece, Sampling
+
+VERSION = str(openvino_genai.__version__)
+MODEL_FILE = "openvino_model.xml"
+_BLOCK_TOKENS = 32
+# Blocks beyond what the sequences need: a fork or a preemption must not find none.
+_SPARE_BLOCKS = 8
+_MIB = 1024 * 1024
+# Tokens that end a turn in chat templates; a GGUF names only one end.
+_TURN_ENDS = (
+    b"<|im_end|>",
+    b"<|eot_id|>",
+    b"<|end|>",
+    b"<end_of_turn>",
+    b"<|endoftext|>",
+    b"<|end_of_text|>",
+)
+_MARK = re.compile(rb"^(<[^>]*>|\[[^\]]*\])$")
+_ENDS = {
+    openvino_genai.GenerationFinishReason.STOP: "stop",
+    openvino_genai.GenerationFinishReason.LENGTH: "length",
+}
+_RUNNING = openvino_genai.GenerationStatus.RUNNING
+
+
+def convert(weights: Path, folder: Path) -> None:
+    """Write OpenVINO's model and tokenizer files for a GGUF into `folder`. Raises RuntimeError."""
+    # The library writes beside the file that it reads.
+    link = folder / "weights.gguf"
+    link.symlink_to(weights)
+    try:
+        openvino_genai.Tokenizer(link, enable_save_ov_model=True)
+        openvino_genai.ContinuousBatchingPipeline(
+            link, openvino_genai.SchedulerConfig(), "CPU", {"enable_save_ov_model": True}
+        )
+    finally:
+        link.unlink()
+
+
+class Tokenizer:
+    """Text to tokens and back; raises ValueError for what cannot be done."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = openvino_genai.Tokenizer(folder)
+        vocabulary = self._tokenizer.get_vocab()
+        self.pieces: list[bytes] = [b""] * (max(vocabulary.values()) + 1)
+        for piece, token in vocabulary.items():
+            self.pieces[token] = piece
+        self.longest_piece_bytes = max(len(piece) for piece in self.pieces)
+        self.turn_ends = tuple(vocabulary[name] for name in _TURN_ENDS if name in vocabulary)
+        self.first_token: int = self._tokenizer.get_bos_token_id()
+        self._hide_marks()
+
+    def _hide_marks(self) -> None:
+        """Control tokens have no text in an answer."""
+        candidates = [token for token, piece in enumerate(self.pieces) if _MARK.match(piece)]
+        texts = self._tokenizer.decode([[token] for token in candidates]) if candidates else []
+        for token, text in zip(candidates, texts, strict=True):
+            if not text:
+                self.pieces[token] = b""
+
+    def encode(self, text: str, *, adds_first: bool) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """The tokens of a text."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=adds_first)
+        return np.array(encoded.input_ids.data[0], dtype=np.int64)
+
+    def rendered(self, messages: Sequence[dict[str, Any]], extra: dict[str, Any]) -> str:
+        """A conversation as the model's template writes it."""
+        try:
+            return str(self._tokenizer.apply_chat_template(list(messages), True, extra_context=extra or None))
+        except RuntimeError as error:
+            raise ValueError(_first_line(error)) from error
+
+
+class Pipeline:
+    """The sequences in the engine, advanced one step at a time."""
+
+    def __init__(self, config: OpenVinoConfig, folder: Path, draft: Path | None = None) -> None:
+        self._tokenizer = openvino_genai.Tokenizer(folder)
+        self._config = config
+        self._eos: int = self._tokenizer.get_eos_token_id()
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config, draft)
+        )
+        self._handles: dict[int, Any] = {}
+        self._with_logprobs: set[int] = set()
+        self._dropped: set[int] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to compute or to clean up."""
+        return not self._handles and not self._pipeline.has_non_finished_requests()
+
+    @property
+    def kv_used_fraction(self) -> float:
+        """Share of the key and value memory that the last step used."""
+        return float(self._pipeline.get_metrics().cache_usage) / 100.0
+
+    def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
+        """Begin a sequence. Raises RuntimeError for what the library refuses."""
+        tokens = np.frombuffer(prompt, dtype=np.int64).reshape(1, -1)
+        settings = _generation(sampling, self._eos, self._config)
+        self._handles[sequence] = self._pipeline.add_request(
+            sequence, openvino.Tensor(tokens.copy()), settings
+        )
+        if sampling.wants_logprobs:
+            self._with_logprobs.add(sequence)
+
+    def drop(self, sequence: int) -> None:
+        """Give a sequence up; the next step frees its memory."""
+        if sequence in self._handles:
+            self._handles[sequence].cancel()
+            self._dropped.add(sequence)
+
+    def step(self) -> list[Piece]:
+        """Advance every sequence; what each got. Raises RuntimeError."""
+        self._pipeline.step()
+        return [piece for sequence in list(self._handles) if (piece := self._read(sequence))]
+
+    def _read(self, sequence: int) -> Piece | None:
+        if sequence in self._dropped:
+            self._forget(sequence)
+            return Piece(sequence, [], end="dropped")
+        handle = self._handles[sequence]
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        end = None
+        while handle.can_read():
+            for output in handle.read().values():
+                tokens += output.generated_ids
+                if sequence in self._with_logprobs:
+                    logprobs += output.generated_log_probs
+                end = _ENDS.get(output.finish_reason)
+        if handle.get_status() != _RUNNING:
+            self._forget(sequence)
+            end = end or "the engine's memory for keys and values is too small for this request"
+        return Piece(sequence, tokens, logprobs, end) if tokens or end else None
+
+    def _forget(self, sequence: int) -> None:
+        del self._handles[sequence]
+        self._with_logprobs.discard(sequence)
+        self._dropped.discard(sequence)
+
+
+def _scheduler(config: OpenVinoConfig) -> Any:
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.max_num_seqs = config.parallel
+    scheduler.max_num_batched_tokens = max(config.step_tokens, config.parallel)
+    scheduler.enable_prefix_caching = config.prefix_caching
+    scheduler.dynamic_split_fuse = True
+    per_sequence = -(-config.context_tokens // _BLOCK_TOKENS)
+    scheduler.num_kv_blocks = config.parallel * per_sequence + _SPARE_BLOCKS
+    return scheduler
+
+
+def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "KV_CACHE_PRECISION": config.kv_cache,
+        "INFERENCE_NUM_THREADS": config.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if config.compute != "auto":
+        properties["INFERENCE_PRECISION_HINT"] = config.compute
+    if config.activation_group >= 0:
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
+    return properties
+
+
+def _generation(sampling: Sampling, eos: int, config: OpenVinoConfig) -> Any:
+    settings = openvino_genai.GenerationConfig()
+    settings.max_new_tokens = sampling.max_tokens
+    settings.min_new_tokens = sampling.min_tokens
+    settings.ignore_eos = sampling.ignore_eos
+    settings.stop_token_ids = set(sampling.stop_token_ids)
+    settings.set_eos_token_id(eos)
+    settings.rng_seed = sampling.seed
+    settings.repetition_penalty = sampling.repetition_penalty
+    settings.presence_penalty = sampling.presence_penalty
+    settings.frequency_penalty = sampling.frequency_penalty
+    settings.logprobs = int(sampling.wants_logprobs)
+    if sampling.temperature:
+        settings.do_sample = True
+        settings.temperature = sampling.temperature
+        settings.top_p = sampling.top_p
+        settings.min_p = sampling.min_p
+        if sampling.top_k:
+            settings.top_k = sampling.top_k
+    if sampling.json_schema is not None:
+        settings.structured_output_config = openvino_genai.StructuredOutputConfig(
+            json_schema=sampling.json_schema
+        )
+    return settings
+
+
+def _first_line(error: RuntimeError) -> str:
+    """What the library says, without its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (told or lines or ["refused"])[0]

@@ -1,0 +1,85 @@
+"""The OpenVINO process that computes: sequences in, tokens out, one frame per step.
+
+A process of its own because the library holds the interpreter during a step: beside it no HTTP would be answered. Run
+by the front as `python -m outpace.engines.openvino_stepper --config JSON` with the socket as standard input.
+"""
+
+import ctypes
+import select
+import signal
+import socket
+from pathlib import Path
+
+from outpace.engines import child
+from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_library import Pipeline
+from outpace.engines.openvino_wire import Add, Frames, Loaded, Order, Piece, Step, framed
+from outpace.values.clock import SystemClock
+
+_PR_SET_PDEATHSIG = 1
+_RECEIVED_BYTES = 1 << 20
+_CLOCK = SystemClock()
+
+
+def main() -> None:
+    """Load, tell so, step until the front is gone."""
+    # A step may take long; the front's end must end it all the same.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = child.read_config(OpenVinoConfig)
+    front = socket.socket(fileno=0)
+    started_s = _CLOCK.monotonic_s()
+    try:
+        pipeline = Pipeline(config, Path(config.model_path))
+    except RuntimeError as error:
+        child.fail("load_failed", f"OpenVINO could not load {Path(config.model_path).name}: {error}")
+    front.sendall(framed(Loaded(_CLOCK.monotonic_s() - started_s)))
+    Stepper(pipeline, front).run()
+
+
+class Stepper:
+    """Takes orders between steps, reports after each."""
+
+    def __init__(self, pipeline: Pipeline, front: socket.socket) -> None:
+        self._pipeline = pipeline
+        self._front = front
+        self._frames = Frames()
+
+    def run(self) -> None:
+        """Until the front closes its end."""
+        while True:
+            orders = self._orders()
+            if orders is None:
+                return
+            pieces = [piece for order in orders if (piece := self._obey(order))]
+            if not self._pipeline.is_idle:
+                pieces += self._pipeline.step()
+            if pieces:
+                self._front.sendall(framed(Step(pieces, self._pipeline.kv_used_fraction)))
+
+    def _orders(self) -> list[Order] | None:
+        """What has come in; waits when there is nothing to compute. None at the end."""
+        orders: list[Order] = []
+        is_waiting = self._pipeline.is_idle
+        while is_waiting or select.select([self._front], [], [], 0)[0]:
+            received = self._front.recv(_RECEIVED_BYTES)
+            if not received:
+                return None
+            orders += self._frames.orders(received)
+            is_waiting = is_waiting and not orders
+        return orders
+
+    def _obey(self, order: Order) -> Piece | None:
+        if not isinstance(order, Add):
+            self._pipeline.drop(order.id)
+            return None
+        try:
+            self._pipeline.add(order.id, order.prompt, order.sampling)
+        except RuntimeError as error:
+            return Piece(order.id, [], end=f"the engine refused it: {error}")
+        return None
+
+
+if __name__ == "__main__":
+    main()
