@@ -63,6 +63,16 @@ async def test_a_wanted_deployment_is_started_shown_and_ended(home: Home) -> Non
     assert not any(is_running(pid or 0) for pid in pids)
 
 
+async def test_a_start_is_billed_phase_by_phase(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until(lambda: bool(rig.reconciler.replicas.history.of("chat")))
+        (bill,) = rig.reconciler.replicas.history.of("chat")
+        assert list(bill.phases) == ["place", "process", "import", "load", "first_token", "other"]
+        assert (bill.replica, bill.started_from) == ("chat@1", "nothing")
+        assert bill.total_s == rig.lives["chat@1"].load_s
+
+
 async def test_scaling_keeps_the_oldest_and_changes_nothing_else(home: Home) -> None:
     async with rig_in(home) as rig, rig:
         rig.reconciler.want(wanted(replicas=1))

@@ -1,5 +1,6 @@
 """`outpace status`: what is wanted, what runs, and why not."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -8,10 +9,14 @@ from outpace.cli.client import AdminClient
 from outpace.cli.options import HomeOption, JsonOption, home_at
 from outpace.cli.show import as_json, console, moment, price_words, table
 from outpace.values.clock import sleep_blocking
+from outpace.values.errors import ModelNotFound
+from outpace.values.starts import OTHER, PHASES
 
 _WATCH_S = 1.0
+_DEPLOYMENT_COLUMNS = ("deployment", "state", "replicas>", "engine", "format", "$/Mtok in/out", "reason")
+_REPLICA_COLUMNS = ("replica", "state", "pid>", "load s>", "restarts>", "reason")
 
-EXAMPLE = "Example: outpace status --json"
+EXAMPLE = "Example: outpace status --json   or: outpace status smollm2-135m-instruct"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,18 +25,24 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
+    name: Annotated[
+        str | None, typer.Argument(help="One deployment: what its starts cost, phase by phase.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
 ) -> None:
-    """Show deployments, their replicas and the platform's processes."""
+    """Show deployments, their replicas and the platform's processes, or one deployment and its starts."""
     client = AdminClient(home_at(home))
     while True:
         answer = client.get("/admin/status")
+        shown = answer if name is None else _named(answer, name)
         if json:
-            as_json(answer)
+            as_json(shown)
+        elif name is None:
+            _show(client, shown)
         else:
-            _show(client, answer)
+            show_deployment(shown)
         if not watch:
             return
         sleep_blocking(_WATCH_S)
@@ -44,14 +55,14 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
     )
     typer.echo()
     table(
-        ("deployment", "state", "replicas>", "engine", "format", "$/Mtok in/out", "reason"),
+        _DEPLOYMENT_COLUMNS,
         [_deployment_row(deployment) for deployment in answer["deployments"]],
         empty="no deployments; `outpace deploy MODEL` makes one",
     )
     replicas = [replica for deployment in answer["deployments"] for replica in deployment["replicas"]]
     if replicas:
         typer.echo()
-        table(("replica", "state", "pid>", "load s>", "restarts>", "reason"), map(_replica_row, replicas))
+        table(_REPLICA_COLUMNS, map(_replica_row, replicas))
     measured = [deployment for deployment in answer["deployments"] if deployment.get("profile")]
     if measured:
         typer.echo()
@@ -67,6 +78,42 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
         table(columns, map(_profile_row, measured))
     typer.echo()
     table(("process", "pid>", "since", "restarts>"), map(_process_row, answer["workers"]))
+
+
+def _named(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    deployments: list[dict[str, Any]] = answer["deployments"]
+    found = next((deployment for deployment in deployments if deployment["name"] == name), None)
+    if found is None:
+        known = ", ".join(deployment["name"] for deployment in deployments) or "none"
+        raise ModelNotFound(f"no deployment {name!r}; deployed: {known}")
+    return found
+
+
+def show_deployment(deployment: dict[str, Any]) -> None:
+    """One deployment, its replicas, and the bills of its last starts with the remedy for the slowest phase."""
+    table(_DEPLOYMENT_COLUMNS, [_deployment_row(deployment)])
+    if deployment["replicas"]:
+        typer.echo()
+        table(_REPLICA_COLUMNS, map(_replica_row, deployment["replicas"]))
+    if deployment["starts"]:
+        typer.echo()
+        show_starts(deployment["starts"])
+
+
+def show_starts(starts: Sequence[dict[str, Any]]) -> None:
+    """Bills of starts as a table of milliseconds, newest last; phases that no start had are left out."""
+    phases = [phase for phase in (*PHASES, OTHER) if any(phase in start["phases_s"] for start in starts)]
+    columns = ("start", "replica", "from", "ms>", *(f"{phase}>" for phase in phases))
+    table(columns, [_start_row(start, phases) for start in starts])
+    last = starts[-1]
+    typer.echo(f"slowest phase of the last start: {last['slowest']}; {last['remedy']}")
+
+
+def _start_row(start: dict[str, Any], phases: Sequence[str]) -> tuple[object, ...]:
+    took_s = start["phases_s"]
+    told = [None if phase not in took_s else round(1000 * took_s[phase]) for phase in phases]
+    head = moment(start["at"]), start["replica"], start["started_from"], round(1000 * start["total_s"])
+    return (*head, *told)
 
 
 def _deployment_row(deployment: dict[str, Any]) -> tuple[object, ...]:

@@ -67,6 +67,7 @@ class Reconciler:
     def unwant(self, name: str) -> None:
         """A deployment is not wanted any more; its replicas end after their requests."""
         self.scaler.forget(name)
+        self.replicas.history.forget(name)
         served = self.served.pop(name, None)
         if served is not None:
             served.close()

@@ -15,13 +15,22 @@ from outpace.engines.protocol import Engine
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
 from outpace.fleet.replicas import Life, Turn, turned
+from outpace.fleet.starts import StartHistory, phases_told
 from outpace.values.deployment import LaunchOrder
 from outpace.values.errors import OutpaceError
 from outpace.values.snapshot import DeploymentEntry, Snapshot
+from outpace.values.starts import StartedFrom, start_bill
 
 _LOG = structlog.get_logger()
 _POOL_AGAIN_S = 0.25
 _NEVER_S = float("-inf")
+
+
+class Cost(msgspec.Struct):
+    """What is known of a start's cost while it goes on."""
+
+    took_s: dict[str, float]
+    started_from: StartedFrom = "nothing"
 
 
 class Listener(Protocol):
@@ -45,6 +54,8 @@ class Replicas:
         self._notes: dict[str, Note] = {}
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._ends: list[Child] = []
+        self._costs: dict[str, Cost] = {}
+        self.history = StartHistory(parts.home.starts)
 
     def of(self, deployment: str) -> list[Life]:
         """The replicas of a deployment, by number."""
@@ -112,6 +123,7 @@ class Replicas:
 
     def _forget(self, life: Life) -> None:
         del self.lives[life.id]
+        self._costs.pop(life.id, None)
         self._notes.pop(life.id, None)
         self.last_token_s.pop(life.id, None)
 
@@ -240,6 +252,7 @@ class Replicas:
             canary=resolved.canary,
         )
         child = await self._parts.pool.start(life.id, launch, msgspec.json.encode(note).decode())
+        self._costs[life.id] = Cost({"place": self._parts.clock.monotonic_s() - life.started_s})
         self._notes[life.id] = note
         return msgspec.structs.replace(
             life, address=launch.address, token=launch.token, pid=child.pid, is_running=True
@@ -297,13 +310,16 @@ class Replicas:
         clock = self._parts.clock
         if life.state == "starting":
             try:
-                await bring_up(life, readiness, clock)
+                first_token_s = await bring_up(life, readiness, clock)
             except OutpaceError as error:
                 return "overdue", str(error)
+            asked_s = clock.monotonic_s()
             miss = await self._canary_miss(life)
             if miss is not None:
                 return "overdue", miss
+            canary_s = clock.monotonic_s() - asked_s
             self._came_up(life)
+            await self._write_bill(life.id, first_token_s, canary_s)
         last_token_s = self._last_token_s
         return "hung", await watch(life, engine, readiness, self._parts.replica_policy, last_token_s, clock)
 
@@ -328,6 +344,22 @@ class Replicas:
         )
         self._listener.replica_ready(life, load_s)
         _LOG.info("replica_ready", replica=life.id, load_s=round(load_s, 3))
+
+    async def _write_bill(self, replica_id: str, first_token_s: float, canary_s: float) -> None:
+        """Put the start's bill into the deployment's history; an adopted replica's start was another control's."""
+        life, cost = self.lives[replica_id], self._costs.pop(replica_id, None)
+        if cost is None or life.load_s is None:
+            return
+        cost.took_s["first_token"] = first_token_s
+        if self._notes[replica_id].canary and self._parts.canary is not None:
+            cost.took_s["canary"] = canary_s
+        try:
+            told = next(child.told for child in await self._parts.pool.replicas() if child.name == life.id)
+            phases = phases_told(told) | cost.took_s
+            bill = start_bill(life.id, life.started_at, life.load_s, phases, cost.started_from)
+            self.history.add(life.deployment, bill)
+        except (OutpaceError, OSError, StopIteration) as error:
+            _LOG.warning("start_bill_lost", replica=life.id, reason=str(error))
 
     def _last_token_s(self, replica_id: str) -> float:
         return self.last_token_s.get(replica_id, _NEVER_S)

@@ -10,11 +10,15 @@ from outpace.control.scaler import Scaled
 from outpace.control.served import Served
 from outpace.control.specs import notes_on, price_document, spec_document
 from outpace.fleet.replicas import Life
+from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
 from outpace.scheduling.profiles import best_concurrency
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
+from outpace.values.starts import StartBill
+
+STARTS_TOLD = 10
 
 
 def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "tasks": list(entry.tasks),
         "spec": spec_document(spec),
         "notes": notes_on(spec),
+        "starts": [start_document(bill) for bill in reconciler.replicas.history.of(spec.name)[-STARTS_TOLD:]],
         "replicas": _external(entry) if served.is_external else _replicas(reconciler, spec.name),
         "desired": 1 if served.is_external else reconciler.scaler[spec.name].desired,
         "scaling": None if served.is_external else _scaling(reconciler.scaler[spec.name]),
@@ -74,6 +79,7 @@ def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:
         "tasks": list(facts.tasks) if facts else [],
         "spec": None,
         "notes": [],
+        "starts": [],
         "replicas": _replicas(reconciler, name),
         "desired": 0,
         "created_at": facts.created if facts else None,
@@ -108,6 +114,19 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 def _replicas(reconciler: Reconciler, name: str) -> list[dict[str, Any]]:
     return [_replica(life) for life in reconciler.replicas.of(name)]
+
+
+def start_document(bill: StartBill) -> dict[str, Any]:
+    """What one start cost, and what helps against its slowest phase."""
+    return {
+        "replica": bill.replica,
+        "at": bill.at,
+        "started_from": bill.started_from,
+        "total_s": round(bill.total_s, 4),
+        "phases_s": {phase: round(took_s, 4) for phase, took_s in bill.phases.items()},
+        "slowest": bill.slowest,
+        "remedy": remedy(bill.slowest),
+    }
 
 
 def _scaling(scaled: Scaled) -> dict[str, Any]:

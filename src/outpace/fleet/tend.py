@@ -21,7 +21,9 @@ from outpace.fleet.replicas import (
 from outpace.values.clock import Clock
 from outpace.values.errors import EngineFailed, EngineTimedOut
 
-_KNOCK_EVERY_S = 0.05
+_KNOCK_SHARE = 0.02
+_SHORTEST_KNOCK_S = 0.01
+_LONGEST_KNOCK_S = 0.25
 _KNOCK_DEADLINE_S = 5.0
 _LOOK_EVERY_S = 0.25
 _LOAD_DEADLINE_S = 3.0
@@ -29,8 +31,11 @@ _LOAD_DEADLINE_S = 3.0
 _IDLE_LOOKS = 2
 
 
-async def bring_up(life: Life, readiness: Readiness, clock: Clock) -> None:
-    """Return when the replica has given one real token. Raises EngineTimedOut after its start deadline."""
+async def bring_up(life: Life, readiness: Readiness, clock: Clock) -> float:
+    """Return when the replica has given one real token: seconds that this token took.
+
+    Raises EngineTimedOut after its start deadline.
+    """
     last_problem = "it does not answer"
     deadline_s = life.started_s + readiness.start_deadline_s
     async with Probe(life.address, life.token) as probe:
@@ -41,11 +46,17 @@ async def bring_up(life: Life, readiness: Readiness, clock: Clock) -> None:
             try:
                 if await probe.is_up(readiness.path, min(_KNOCK_DEADLINE_S, left_s)):
                     last_problem = "it answers, but gives no token"
+                    asked_s = clock.monotonic_s()
                     await probe.require_token(readiness, left_s)
-                    return
+                    return clock.monotonic_s() - asked_s
             except EngineFailed as error:
                 last_problem = str(error)
-            await clock.sleep(_KNOCK_EVERY_S)
+            await clock.sleep(knock_again_s(clock.monotonic_s() - life.started_s))
+
+
+def knock_again_s(waited_s: float) -> float:
+    """How long to wait between two knocks: a small share of the wait so far, so that noticing is short beside it."""
+    return min(max(_KNOCK_SHARE * waited_s, _SHORTEST_KNOCK_S), _LONGEST_KNOCK_S)
 
 
 async def watch(

@@ -47,6 +47,11 @@ class Home:
         return self.root / "profiles"
 
     @property
+    def starts(self) -> Path:
+        """What the last starts of each deployment cost, a file per deployment."""
+        return self.root / "starts"
+
+    @property
     def snapshot(self) -> Path:
         """What the gateway knows, replaced atomically."""
         return self.root / "run" / "snapshot.json"
