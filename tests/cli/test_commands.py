@@ -36,6 +36,38 @@ def test_status_names_state_replicas_price_and_reason(admin: FakeAdmin, outpace:
     assert json.loads(outpace("status", "--json").output)["deployments"][0]["reason"] == "[disk] full"
 
 
+def test_status_says_who_counts_and_why(admin: FakeAdmin, outpace: Outpace) -> None:
+    scaling = {
+        "by": "load",
+        "min": 0,
+        "max": 4,
+        "reason": "no request for 600 s",
+        "changed_at": 1.0,
+        "objective_attained": 0.975,
+        "objective_answers": 40,
+        "starts_last_hour": 3,
+    }
+    asleep = deployment(state="sleeping", replicas=[], desired=0, scaling=scaling)
+    fixed = deployment("fixed", scaling=scaling | {"min": 1, "max": 1, "reason": "as deployed"})
+    admin.answers["GET", "/admin/status"] = 200, status(asleep, fixed)
+    said = outpace("status").output
+    for told in ("sleeping", "0 and 4", "98 % of 40", "no request for 600 s"):
+        assert told in said
+    assert "as deployed" not in said
+
+
+def test_deploy_takes_a_number_or_bounds(admin: FakeAdmin, outpace: Outpace) -> None:
+    admin.answers["GET", "/admin/status"] = 200, status()
+    admin.answers["POST", "/admin/deployments"] = 201, deployment("echo")
+    said = outpace("deploy", "echo", "--replicas", "0-4", "--no-wait", "--yes").output
+    assert "replicas 0 to 4 by load, asleep after 600 s without a request" in said
+    outpace("deploy", "echo", "--replicas", "2", "--no-wait", "--yes")
+    sent = [asked[2]["replicas"] for asked in admin.asked if asked[2]]
+    assert sent == [{"min": 0, "max": 4}, {"min": 2, "max": 2}]
+    for word in ("0", "-1", "a-b", "1-", "two"):
+        assert outpace("deploy", "echo", f"--replicas={word}").exit_code == 2
+
+
 def test_keys_create_sends_only_what_was_given(admin: FakeAdmin, outpace: Outpace) -> None:
     admin.answers["POST", "/admin/keys"] = 201, {"id": "key_1", "key": "sk-outpace-x"}
     ran = outpace(

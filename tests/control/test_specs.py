@@ -78,6 +78,7 @@ def test_a_missing_price_is_the_list_price_and_never_free() -> None:
         ({"replicas": {"min": 0, "idle_s": 0}}, "replicas.idle_s"),
         ({"replicas": {"min": 0, "idle_s": float("nan")}}, "replicas.idle_s"),
         ({"replicas": {"min": 1, "idle_s": 5}}, "replicas.idle_s"),
+        ({"replicas": {"starts_per_hour": 0}}, "replicas.starts_per_hour"),
         ({"replicas": {"min": 3, "max": 2}}, "replicas.max"),
         ({"replicas": {"min": 10**9}}, "replicas.max"),
         ({"replicas": {"min": True}}, "replicas.m"),
@@ -181,8 +182,9 @@ def test_replicas_are_interchangeable_unless_what_runs_changes() -> None:
 
 def test_what_has_no_effect_yet_is_told() -> None:
     assert notes_on(_parse()) == []
-    told = notes_on(_parse(objective={"ttft_ms": 100}, replicas={"min": 1, "max": 3}))
-    assert [note.split()[0] for note in told] == ["objective", "replicas.max"]
+    told = notes_on(_parse(objective={"ttft_ms": 100}))
+    assert [note.split()[0] for note in told] == ["objective"]
+    assert notes_on(_parse(objective={"ttft_ms": 100}, replicas={"min": 1, "max": 3})) == []
 
 
 @pytest.mark.parametrize(

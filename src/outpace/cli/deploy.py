@@ -12,7 +12,7 @@ from outpace.cli.spec import spec_of, wanted_spec
 from outpace.cli.weights import fetch_weights
 from outpace.control.specs import notes_on, price_document
 from outpace.values.clock import SystemClock
-from outpace.values.deployment import DeploymentSpec
+from outpace.values.deployment import DeploymentSpec, Replicas
 
 EXAMPLE = "Example: outpace deploy smollm2-135m-embed --name embed --price-in 0.01 --price-out 0"
 
@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 def deploy(
     what: Annotated[str, typer.Argument(help="Deployment file (YAML), catalogue id, or path of a GGUF.")],
     name: Annotated[str | None, typer.Option(help="Public name.  [default: the model's]")] = None,
-    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas to keep.")] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(help="Replicas to keep: a number, or bounds such as 0-4 for as many as the load needs."),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Number format of the weights.  [default: the fastest that is proven]")
     ] = None,
@@ -89,7 +92,7 @@ def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]
     served = spec.external.base_url if spec.external else spec.model
     lines = [
         f"  {'replaces' if before else 'deploys '}   {spec.name} → {served}",
-        f"  engine     {spec.engine} · replicas {spec.replicas.min}",
+        f"  engine     {spec.engine} · replicas {_replica_words(spec.replicas)}",
         f"  precision  {_format_words(spec)}",
         f"  price      {_price_words(spec)}",
     ]
@@ -125,8 +128,20 @@ def _price_words(spec: DeploymentSpec) -> str:
     return f"${price['input_usd_per_mtok']} in, ${price['output_usd_per_mtok']} out per million tokens"
 
 
-def _replicas(count: int | None) -> dict[str, int] | None:
-    return None if count is None else {"min": count, "max": count}
+def _replicas(word: str | None) -> dict[str, int] | None:
+    if word is None:
+        return None
+    counts = word.split("-", 1)
+    if not all(count.isdecimal() and count.isascii() for count in counts) or word == "0":
+        raise typer.BadParameter("a number from 1, or bounds such as 0-4", param_hint="--replicas")
+    return {"min": int(counts[0]), "max": int(counts[-1])}
+
+
+def _replica_words(replicas: Replicas) -> str:
+    if replicas.min == replicas.max:
+        return str(replicas.min)
+    idle = f", asleep after {replicas.idle_s:g} s without a request" if replicas.min == 0 else ""
+    return f"{replicas.min} to {replicas.max} by load{idle}"
 
 
 def _price(price_in: str | None, price_out: str | None) -> dict[str, str] | None:

@@ -59,6 +59,10 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
         [_deployment_row(deployment) for deployment in answer["deployments"]],
         empty="no deployments; `outpace deploy MODEL` makes one",
     )
+    scaled = [deployment for deployment in answer["deployments"] if _is_scaled(deployment)]
+    if scaled:
+        typer.echo()
+        table(("scaling", "by", "between", "in objective>", "starts/h>", "why"), map(_scaling_row, scaled))
     replicas = [replica for deployment in answer["deployments"] for replica in deployment["replicas"]]
     if replicas:
         typer.echo()
@@ -155,6 +159,25 @@ def _profile_row(deployment: dict[str, Any]) -> tuple[object, ...]:
         profile["best_concurrency"],
         f"{profile['prefill_tokens_per_s']:.0f}",
         *ways,
+    )
+
+
+def _is_scaled(deployment: dict[str, Any]) -> bool:
+    """Its count may change by itself, or a person set it."""
+    scaling = deployment.get("scaling")
+    return scaling is not None and (scaling["min"] != scaling["max"] or scaling["by"] == "hand")
+
+
+def _scaling_row(deployment: dict[str, Any]) -> tuple[object, ...]:
+    scaling = deployment["scaling"]
+    share = scaling["objective_attained"]
+    return (
+        deployment["name"],
+        scaling["by"],
+        f"{scaling['min']} and {scaling['max']}",
+        None if share is None else f"{100 * share:.0f} % of {scaling['objective_answers']}",
+        str(scaling["starts_last_hour"]),
+        scaling["reason"],
     )
 
 

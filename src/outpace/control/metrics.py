@@ -19,7 +19,7 @@ from outpace.values.snapshot import DeploymentEntry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STATES = ("starting", "ready", "draining", "failed")
-_DEPLOYMENT_STATES = ("ready", "starting", "failed")
+_DEPLOYMENT_STATES = ("ready", "starting", "sleeping", "failed")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 

@@ -180,12 +180,13 @@ class Reconciler:
     def _scale(self) -> None:
         """Let the scaler decide again; tokens that clients got, and starts under way, are signs of use."""
         now_s = self._parts.clock.monotonic_s()
-        for name in self._launched():
+        for name, served in self._launched().items():
             for life in self.replicas.of(name):
                 used_s = now_s if life.state == "starting" else self.replicas.last_token_s.get(life.id)
                 if used_s is not None:
                     self.scaler.touch(name, used_s)
-            self.scaler.step(name)
+            num_ready = sum(life.state == "ready" for life in self.replicas.of(name))
+            self.scaler.step(name, served.capacity, num_ready, served.expected_load_s)
 
     def _keep_adopted(self) -> None:
         """What an earlier control had running is not put to sleep by this one's start."""

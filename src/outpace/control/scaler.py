@@ -5,8 +5,11 @@ import structlog
 
 from outpace.control.demand import Demands
 from outpace.control.store import Wanted
-from outpace.scheduling.autoscale import Bounds, Pressure, next_count
+from outpace.scheduling.attainment import Capacity, Goal
+from outpace.scheduling.autoscale import Bounds, History, Pressure, decide
 from outpace.values.clock import Clock
+from outpace.values.deployment import Objective, Replicas
+from outpace.values.records import Reserved, Settled
 from outpace.values.signals import Demand
 
 _LOG = structlog.get_logger()
@@ -18,7 +21,8 @@ class Scaled(msgspec.Struct, kw_only=True):
     """One deployment's count."""
 
     bounds: Bounds
-    count: int
+    goal: Goal
+    history: History
     pinned: int | None = None
     reason: str = ""
     changed_at: float
@@ -33,7 +37,7 @@ class Scaled(msgspec.Struct, kw_only=True):
     @property
     def desired(self) -> int:
         """Replicas to keep now; a person's number comes first."""
-        return self.count if self.pinned is None else self.pinned
+        return self.history.count if self.pinned is None else self.pinned
 
 
 class Scaler:
@@ -50,16 +54,18 @@ class Scaler:
     def want(self, wanted: Wanted, at_least: int) -> None:
         """Take over a wish; `at_least` so many replicas come up even where it may sleep."""
         name, replicas = wanted.spec.name, wanted.spec.replicas
-        bounds = Bounds(least=replicas.min, most=replicas.max, idle_s=replicas.idle_s)
         before = self._scaled.get(name)
-        count = min(max(replicas.min, at_least, before.count if before else 0), replicas.max)
+        history = before.history if before else History(count=0)
+        count = min(max(replicas.min, at_least, history.count), replicas.max)
         self._scaled[name] = Scaled(
-            bounds=bounds,
-            count=count,
+            bounds=bounds_of(replicas),
+            goal=goal_of(wanted.spec.objective),
+            history=msgspec.structs.replace(history, count=count),
             pinned=wanted.pinned,
             reason=_first_words(wanted, count),
             changed_at=self._clock.wall_s(),
         )
+        self._demands.expect(name, wanted.spec.traffic)
         self._demands.touch(name, self._clock.monotonic_s())
 
     def forget(self, name: str) -> None:
@@ -81,18 +87,35 @@ class Scaler:
         """What a deployment has to do now."""
         return self._demands.pressure(name, now_s)
 
-    def step(self, name: str) -> int:
+    def learn(self, reserved: Reserved, settled: Settled) -> None:
+        """A request ended; may be called from another thread."""
+        self._demands.learn(reserved, settled)
+
+    def attained(self, name: str) -> tuple[float, int] | None:
+        """The share of the last answers within the objective, and their number; None when there are none."""
+        return self._demands.attained(name, self._scaled[name].goal)
+
+    def step(self, name: str, capacity: Capacity, num_ready: int, start_s: float) -> int:
         """Decide again; the count to have."""
         scaled = self._scaled[name]
         now_s = self._clock.monotonic_s()
         if scaled.pinned is None and now_s >= scaled.held_until_s:
-            decision = next_count(scaled.count, scaled.bounds, self._demands.pressure(name, now_s))
-            self._set(name, decision.count, decision.reason)
+            decision = decide(
+                scaled.history,
+                scaled.bounds,
+                self._demands.pressure(name, now_s),
+                capacity,
+                scaled.goal,
+                num_ready=num_ready,
+                start_s=start_s,
+                now_s=now_s,
+            )
+            self._set(name, decision.history, decision.reason)
         return scaled.desired
 
     def sleep(self, name: str, reason: str) -> None:
         """Have no replicas until the next request. Only where `replicas.min` is 0."""
-        self._set(name, 0, reason)
+        self._set(name, msgspec.structs.replace(self._scaled[name].history, count=0, needs=()), reason)
 
     def start_failed(self, name: str, retry_s: float | None) -> None:
         """A start failed: where nothing must run, nothing is tried before `retry_s`, and then only for a caller."""
@@ -107,12 +130,31 @@ class Scaler:
         """The last start failed and its back-off runs."""
         return self._clock.monotonic_s() < self._scaled[name].held_until_s
 
-    def _set(self, name: str, count: int, reason: str) -> None:
-        scaled = self._scaled[name]
-        if count == scaled.count:
-            return
-        _LOG.info("scaled", deployment=name, count=count, before=scaled.count, reason=reason)
-        scaled.count, scaled.reason, scaled.changed_at = count, reason, self._clock.wall_s()
+    def _set(self, name: str, history: History, reason: str) -> None:
+        scaled, before = self._scaled[name], self._scaled[name].history.count
+        scaled.history, scaled.reason = history, reason or scaled.reason
+        if history.count != before:
+            scaled.changed_at = self._clock.wall_s()
+            _LOG.info("scaled", deployment=name, count=history.count, before=before, reason=reason)
+
+
+def bounds_of(replicas: Replicas) -> Bounds:
+    """What a file allows the policy."""
+    return Bounds(
+        least=replicas.min,
+        most=replicas.max,
+        idle_s=replicas.idle_s,
+        starts_per_hour=replicas.starts_per_hour,
+    )
+
+
+def goal_of(objective: Objective) -> Goal:
+    """What a file demands of each answer; a second to the first token where it demands nothing."""
+    return Goal(
+        ttft_s=Goal().ttft_s if objective.ttft_ms is None else objective.ttft_ms / 1000,
+        itl_s=None if objective.itl_ms is None else objective.itl_ms / 1000,
+        share=objective.percentile / 100,
+    )
 
 
 def _first_words(wanted: Wanted, count: int) -> str:

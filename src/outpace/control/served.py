@@ -1,6 +1,7 @@
 """One deployment at run time: what is wanted, what is known of its model, and what went wrong lately."""
 
 import asyncio
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from outpace.fleet.restarts import (
     is_open,
     next_start_s,
 )
+from outpace.scheduling.attainment import Capacity
+from outpace.scheduling.profiles import variant_figures
 from outpace.values.errors import OutpaceError
 
 _LOG = structlog.get_logger()
@@ -28,8 +31,7 @@ _MB = 10**6
 # A model that cannot be found or pulled is tried again, but never in haste.
 _CONSIDER_EVERY_S = 5.0
 _LOADS_KEPT = 5
-# A start that takes longer than usual is still expected at any moment.
-_SOON_S = 0.5
+_LOAD_GUESS_S = 10.0
 _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_open_s=300.0)
 
 
@@ -147,6 +149,25 @@ class Served:
         return statistics.median(self._loads_s) if self._loads_s else None
 
     @property
+    def expected_load_s(self) -> float:
+        """What to reckon with for a start: as measured here, by the profile, or a guess."""
+        profile = self.resolved.profile if self.resolved else None
+        return self.typical_load_s or (profile.load_s if profile else _LOAD_GUESS_S)
+
+    @property
+    def capacity(self) -> Capacity:
+        """What one replica does, by its profile."""
+        resolved = self.resolved
+        if resolved is None:
+            return Capacity(places=1)
+        figures = variant_figures(resolved.profile)
+        return Capacity(
+            places=resolved.parallel,
+            speeds=figures.speeds,
+            prefill_tokens_per_s=figures.prefill_tokens_per_s,
+        )
+
+    @property
     def retry_s(self) -> float | None:
         """Monotonic second from which the next start is allowed; None: not without a person."""
         return next_start_s(self.failures, self._parts.restart_policy)
@@ -228,7 +249,10 @@ class Served:
 def expected_s(served: Served, now_s: float, started_s: float) -> float | None:
     """Seconds until a starting replica is likely to answer, from the last time one did."""
     load_s = served.typical_load_s
-    return None if load_s is None else max(_SOON_S, load_s - (now_s - started_s))
+    if load_s is None:
+        return None
+    # In whole seconds: each change of it is a new snapshot.
+    return float(max(1, math.ceil(load_s - (now_s - started_s))))
 
 
 def _pull_words(done_bytes: int, total_bytes: int | None) -> str:

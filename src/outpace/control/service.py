@@ -96,7 +96,8 @@ class Control:
             # One that slept goes on sleeping.
             self.reconciler.want(wanted, at_least=0)
         self._counters = Counters.open(parts.home.counters)
-        tail = Tail(parts.home.journal, parts.clock, self.metrics, self.reconciler.replicas.last_token_s)
+        last_token_s, learn = self.reconciler.replicas.last_token_s, self.reconciler.scaler.learn
+        tail = Tail(parts.home.journal, parts.clock, self.metrics, last_token_s, learn)
         ledger = Ledger(self._store.engine, parts.clock)
         self.books = Books(ledger, self._counters, parts.home.journal, parts.clock, tail, self.metrics)
 

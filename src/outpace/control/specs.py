@@ -14,6 +14,7 @@ from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse
 
 AUTO = "auto"
 MOST_REPLICAS = 64
+_MOST_STARTS = 3600
 _KEYS = tuple(field.name for field in msgspec.structs.fields(DeploymentSpec))
 # Names become parts of file names, socket paths, URLs and metric labels.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -22,10 +23,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _SPECULATION = re.compile(r"[a-z][a-z0-9-]{0,31}|draft:[^\x00-\x1f]+")
 _LONGEST = 1000
 _MOST_SETTINGS = 64
-_NOT_ACTED_ON = {
-    "objective": "is kept with the deployment; this version does not choose by it yet",
-    "traffic": "is kept with the deployment; this version does not choose by it yet",
-}
+# They guide how many replicas there are.
+_FOR_SCALING = ("objective", "traffic")
 
 ListPrice = Callable[[str], Price | None]
 
@@ -91,11 +90,11 @@ def notes_on(spec: DeploymentSpec) -> list[str]:
     """What of a spec has no effect in this version; told to the user, never silent."""
     default = DeploymentSpec(name=spec.name)
     notes = [
-        f"{key} {note}" for key, note in _NOT_ACTED_ON.items() if getattr(spec, key) != getattr(default, key)
+        f"{key} has no effect while replicas.max equals replicas.min: it guides how many there are"
+        for key in _FOR_SCALING
+        if getattr(spec, key) != getattr(default, key)
     ]
-    if spec.replicas.max > spec.replicas.min:
-        notes.append("replicas.max is kept; this version starts replicas.min, and `outpace scale` changes it")
-    return notes
+    return [] if spec.replicas.max > max(1, spec.replicas.min) else notes
 
 
 def check_name(name: str, param: str = "name") -> str:
@@ -170,6 +169,8 @@ def _check_replicas(spec: DeploymentSpec) -> None:
         raise InvalidInput("replicas.idle_s", "seconds without a request, above 0")
     if replicas.min > 0 and replicas.idle_s != Replicas().idle_s:
         raise InvalidInput("replicas.idle_s", "has a meaning only with `replicas.min: 0`")
+    if not 1 <= replicas.starts_per_hour <= _MOST_STARTS:
+        raise InvalidInput("replicas.starts_per_hour", f"between 1 and {_MOST_STARTS}")
     if replicas.max < replicas.min:
         raise InvalidInput("replicas.max", f"is smaller than replicas.min ({replicas.min})")
     if max(replicas.min, replicas.max) > MOST_REPLICAS:

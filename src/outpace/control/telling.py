@@ -6,7 +6,7 @@ import msgspec
 
 from outpace.control.parts import Resolved
 from outpace.control.reconcile import Reconciler
-from outpace.control.scaler import Scaled
+from outpace.control.scaler import Scaler
 from outpace.control.served import Served
 from outpace.control.specs import notes_on, price_document, spec_document
 from outpace.fleet.replicas import Life
@@ -46,7 +46,7 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "starts": [start_document(bill) for bill in reconciler.replicas.history.of(spec.name)[-STARTS_TOLD:]],
         "replicas": _external(entry) if served.is_external else _replicas(reconciler, spec.name),
         "desired": 1 if served.is_external else reconciler.scaler[spec.name].desired,
-        "scaling": None if served.is_external else _scaling(reconciler.scaler[spec.name]),
+        "scaling": None if served.is_external else _scaling(reconciler.scaler, spec.name),
         "created_at": served.wanted.created_at,
     }
 
@@ -129,14 +129,18 @@ def start_document(bill: StartBill) -> dict[str, Any]:
     }
 
 
-def _scaling(scaled: Scaled) -> dict[str, Any]:
-    """Who sets the count, within which bounds, and why it is what it is."""
+def _scaling(scaler: Scaler, name: str) -> dict[str, Any]:
+    """Who sets the count, within which bounds, why it is what it is, and what callers got."""
+    scaled, attained = scaler[name], scaler.attained(name)
     return {
         "by": "load" if scaled.pinned is None else "hand",
         "min": scaled.bounds.least,
         "max": scaled.bounds.most,
         "reason": scaled.reason,
         "changed_at": scaled.changed_at,
+        "objective_attained": None if attained is None else round(attained[0], 4),
+        "objective_answers": 0 if attained is None else attained[1],
+        "starts_last_hour": len(scaled.history.starts_s),
     }
 
 

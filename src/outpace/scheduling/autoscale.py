@@ -1,6 +1,28 @@
-"""How many replicas a deployment shall have: up at once, down with care, to zero after an idle time. Pure."""
+"""How many replicas a deployment shall have: up at once, down with care, to zero after an idle time. Pure.
+
+What is needed comes from the predicted share of requests within the objective (`attainment`), never from how busy a
+processor is. Starts are counted: under load that flaps, capacity stays rather than that an hour sees more starts than
+allowed.
+"""
 
 import msgspec
+
+from outpace.scheduling.attainment import (
+    Capacity,
+    Goal,
+    Traffic,
+    attainment,
+    replicas_by_places,
+    replicas_for,
+    replicas_for_backlog,
+)
+
+HOUR_S = 3600.0
+# Replicas leave only when a load that is higher by this factor would need fewer, too.
+HYSTERESIS = 1.2
+# How long a need is remembered: a spare replica costs as much as so many starts wait.
+_SETTLE_STARTS = 20.0
+_SETTLE_S = (15.0, 300.0)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -10,6 +32,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 1
     # With `least` 0: without a request for this long, the last replica leaves.
     idle_s: float = 600.0
+    starts_per_hour: int = 60
 
 
 class Pressure(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,29 +40,137 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
 
     waiting: int = 0
     running: int = 0
-    # Since the last request ended, or since the last replica came up when there was none since.
+    # Since it last had something to do, or came up.
     idle_for_s: float = 0.0
+    # Lately, and the mean lengths of requests that ended.
+    traffic: Traffic = Traffic(requests_per_s=0.0, input_tokens=0.0, output_tokens=1.0)
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What the policy remembers of a deployment; times on the monotonic clock."""
+
+    count: int
+    # One for each replica that it started within the last hour.
+    starts_s: tuple[float, ...] = ()
+    # What was needed lately, with the time; only what nothing later exceeds.
+    needs: tuple[tuple[float, int], ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """A count of replicas, and why in words."""
+    """What the policy remembers from now on, and why its count changed or was held; empty when there is no news."""
 
-    count: int
+    history: History
     reason: str
 
 
-def next_count(count: int, bounds: Bounds, pressure: Pressure) -> Decision:
-    """The count that follows `count`."""
-    if count == 0 and bounds.least == 0:
-        return _asleep(pressure)
+def settle_s(start_s: float) -> float:
+    """How long a need is remembered before replicas leave, for a replica that takes `start_s` to start."""
+    shortest_s, longest_s = _SETTLE_S
+    return min(longest_s, max(shortest_s, _SETTLE_STARTS * start_s))
+
+
+def decide(
+    history: History,
+    bounds: Bounds,
+    pressure: Pressure,
+    capacity: Capacity,
+    goal: Goal,
+    *,
+    num_ready: int,
+    start_s: float,
+    now_s: float,
+) -> Decision:
+    """The next count. `num_ready` replicas answer now; one takes `start_s` to start."""
+    starts_s = tuple(at_s for at_s in history.starts_s if now_s - at_s < HOUR_S)
+    history = msgspec.structs.replace(history, starts_s=starts_s)
+    if history.count == 0 and bounds.least == 0:
+        return _asleep(history, pressure, now_s)
     if bounds.least == 0 and pressure.idle_for_s >= bounds.idle_s:
-        return Decision(0, f"no request for {bounds.idle_s:g} s")
-    kept = min(max(count, bounds.least, 1), bounds.most)
-    return Decision(kept, f"between {bounds.least} and {bounds.most}")
+        return _to_sleep(history, bounds)
+    lowest = max(1, bounds.least)
+    if num_ready == 0 and history.count >= lowest:
+        # What comes of the first start decides about more.
+        return Decision(history, "")
+    need = max(lowest, needed(bounds, pressure, capacity, goal))
+    spare = max(need, needed(bounds, _higher(pressure), capacity, goal))
+    history = _remember(history, spare, settle_s(start_s), now_s)
+    wanted = min(max(history.count, need), max(need, history.needs[0][1]), bounds.most)
+    reason = "" if wanted == history.count else why(need, pressure, capacity, goal)
+    return _within_budget(history, bounds, wanted, reason, now_s)
 
 
-def _asleep(pressure: Pressure) -> Decision:
+def needed(bounds: Bounds, pressure: Pressure, capacity: Capacity, goal: Goal) -> int:
+    """The fewest replicas for the load of now and lately."""
+    num_requests = pressure.waiting + pressure.running
+    if not capacity.speeds:
+        return replicas_by_places(capacity.places, num_requests, bounds.most)
+    steady = replicas_for(capacity, pressure.traffic, goal, bounds.most)
     if pressure.waiting == 0:
-        return Decision(0, "asleep; the next request wakes it")
+        return steady
+    return max(steady, replicas_for_backlog(capacity, pressure.traffic, goal, num_requests, bounds.most))
+
+
+def why(need: int, pressure: Pressure, capacity: Capacity, goal: Goal) -> str:
+    """The load and what is predicted for it, in words."""
+    traffic = pressure.traffic
+    if not capacity.speeds:
+        at_once = pressure.waiting + pressure.running
+        return f"{at_once} requests at once for {capacity.places} places a replica; not profiled yet"
+    lengths = f"{traffic.input_tokens:.0f} + {traffic.output_tokens:.0f} tokens"
+    words = f"{traffic.requests_per_s:.2g} requests/s of {lengths}"
+    if pressure.waiting:
+        words += f", {pressure.waiting} waiting"
+    share = attainment(need, capacity, traffic, goal)
+    words += f": {100 * share:.0f} % predicted within the objective on {need}"
+    if need > 1:
+        words += f", {100 * attainment(need - 1, capacity, traffic, goal):.0f} % on {need - 1}"
+    return words
+
+
+def _asleep(history: History, pressure: Pressure, now_s: float) -> Decision:
+    if pressure.waiting == 0:
+        return Decision(history, "")
     # One start for any number of callers: what comes of it decides about more.
-    return Decision(1, f"woken by {pressure.waiting} waiting request{'s' if pressure.waiting > 1 else ''}")
+    woken = msgspec.structs.replace(
+        history, count=1, starts_s=(*history.starts_s, now_s), needs=((now_s, 1),)
+    )
+    return Decision(
+        woken, f"woken by {pressure.waiting} waiting request{'s' if pressure.waiting > 1 else ''}"
+    )
+
+
+def _to_sleep(history: History, bounds: Bounds) -> Decision:
+    if len(history.starts_s) >= bounds.starts_per_hour:
+        return Decision(history, f"stays up: {len(history.starts_s)} starts within an hour are its limit")
+    asleep = msgspec.structs.replace(history, count=0, needs=())
+    return Decision(asleep, f"no request for {bounds.idle_s:g} s")
+
+
+def _remember(history: History, need: int, window_s: float, now_s: float) -> History:
+    # What runs at the beginning was needed for something.
+    known = history.needs or ((now_s, history.count),)
+    recent = [(at_s, count) for at_s, count in known if now_s - at_s < window_s and count > need]
+    return msgspec.structs.replace(history, needs=(*recent, (now_s, need)))
+
+
+def _within_budget(history: History, bounds: Bounds, wanted: int, reason: str, now_s: float) -> Decision:
+    """No more starts in an hour than allowed: fewer come up, and fewer leave that would have to come back."""
+    count = history.count
+    # One start is kept for waking up.
+    reserve = 1 if bounds.least == 0 else 0
+    left = max(0, bounds.starts_per_hour - reserve - len(history.starts_s))
+    # What the file demands is no reaction to load.
+    most = max(count + left, bounds.least)
+    allowed = min(wanted, most) if wanted > count else max(wanted, count - left, 0)
+    if allowed != wanted:
+        reason += f"; held at {allowed} by {len(history.starts_s)} starts within the last hour"
+    started = (now_s,) * max(0, allowed - count)
+    return Decision(
+        msgspec.structs.replace(history, count=allowed, starts_s=(*history.starts_s, *started)), reason
+    )
+
+
+def _higher(pressure: Pressure) -> Pressure:
+    traffic = pressure.traffic
+    higher = msgspec.structs.replace(traffic, requests_per_s=HYSTERESIS * traffic.requests_per_s)
+    return msgspec.structs.replace(pressure, traffic=higher)
