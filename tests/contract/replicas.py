@@ -178,17 +178,17 @@ def running_replica(
 
 def wait_ready(replica: RunningReplica, log: Path) -> None:
     """Return when the readiness path answers 200."""
-    path = replica.engine.readiness(replica.deployment).path
+    readiness = replica.engine.readiness(replica.deployment)
 
     def is_ready() -> bool:
         if replica.process and replica.process.poll() is not None:
             raise AssertionError(f"the replica ended: {log.read_text()[-2000:]}")
         try:
-            return replica.get(path)[0] == 200
+            return replica.get(readiness.path)[0] == 200
         except OSError:
             return False
 
-    wait_until(is_ready, 60.0)
+    wait_until(is_ready, 600.0 if readiness.start_deadline_s > 600 else 60.0)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> int:

@@ -12,6 +12,11 @@ ENGINES: dict[str, str] = {
     "external": "outpace.engines.external:ExternalApi",
     "llamacpp": "outpace.engines.llamacpp:LlamaCpp",
     "openvino": "outpace.engines.openvino:OpenVino",
+    "sglang": "outpace.engines.sglang:Sglang",
+    "tensorrt-llm": "outpace.engines.tensorrt_llm:TensorRtLlm",
+    "triton": "outpace.engines.triton:Triton",
+    "triton-kserve": "outpace.engines.triton_kserve:TritonKserve",
+    "vllm": "outpace.engines.vllm:Vllm",
 }
 
 
