@@ -139,6 +139,10 @@ def compatibility() -> Iterator[str]:
     yield ""
     yield "What each engine does with each field of a request. **yes**: honoured. **door**: honoured by the gateway,"
     yield "the same for every engine. **–**: refused by name with `unsupported_parameter` (400), never dropped."
+    yield from ("", "## Engines", "", "| engine | tasks | tested with |", "|---|---|---|")
+    for name in names:
+        able = engine(name).capabilities
+        yield f"| {name} | {', '.join(sorted(able.tasks))} | {able.tested_with} |"
     for task, fields in FIELDS.items():
         yield from ("", f"## {task}", "")
         yield "| field | " + " | ".join(names) + " |"

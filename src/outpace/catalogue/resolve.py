@@ -9,12 +9,15 @@ import msgspec
 
 from outpace.catalogue import gguf
 from outpace.catalogue.cards import Card, Weights, shipped_cards
+from outpace.catalogue.folders import read_folder
 from outpace.catalogue.gguf import GgufFacts
 from outpace.catalogue.store import ArtifactStore
 from outpace.values.deployment import Task
 from outpace.values.errors import InvalidInput, ModelNotFound
 from outpace.values.money import Price
 
+# What serves checkpoint folders unless the deployment says otherwise.
+FOLDER_ENGINE = "vllm"
 # Architectures whose output is a vector, by the names of llama.cpp.
 _ENCODERS = frozenset(
     {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"}
@@ -56,7 +59,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 def resolve(
     model: str, precision: str, store: ArtifactStore, cards: Mapping[str, Card] | None = None
 ) -> Resolved:
-    """The model called `model`: a catalogue id, or the path of a GGUF of the user's own.
+    """The model called `model`: a catalogue id, or the path of a GGUF or a checkpoint folder of the user's own.
 
     Raises ModelNotFound with near names, WeightsInvalid for a file that an engine must not open, and
     InvalidInput for a precision that the model does not have.
@@ -66,6 +69,8 @@ def resolve(
         return _of_card(card, precision, store)
     if model.lower().endswith(".gguf"):
         return _of_file(Path(model).expanduser(), precision)
+    if "/" in model and Path(model).expanduser().is_dir():
+        return _of_folder(Path(model).expanduser(), precision)
     raise not_found(model, cards)
 
 
@@ -80,7 +85,8 @@ def not_found(model: str, cards: Mapping[str, Card] | None = None) -> ModelNotFo
     near = get_close_matches(model[:100].lower(), known, n=3, cutoff=0.4)
     advice = f"did you mean {', '.join(near)}?" if near else "it is not in the catalogue;"
     return ModelNotFound(
-        f"no model {model[:60]!r}: {advice} `outpace models` lists all; a path to a .gguf file works too"
+        f"no model {model[:60]!r}: {advice} `outpace models` lists all; "
+        "a path to a .gguf file or a Hugging Face folder works too"
     )
 
 
@@ -126,6 +132,29 @@ def _of_file(path: Path, precision: str) -> Resolved:
         vocabulary=facts.vocabulary or None,
         control_texts=_marks(facts),
         has_chat_template=facts.chat_template is not None,
+        has_tools=facts.mentions_tools,
+    )
+
+
+def _of_folder(path: Path, precision: str) -> Resolved:
+    facts = read_folder(path)
+    if precision not in ("auto", facts.precision):
+        raise InvalidInput(
+            "precision", f"{path.name} is {facts.precision}; say `auto` or `outpace quantize` it"
+        )
+    return Resolved(
+        model=name_of_file(path.absolute()),
+        # llama.cpp reads no checkpoint folders.
+        engine=FOLDER_ENGINE,
+        tasks=("chat", "completions") if facts.has_chat_template else ("completions",),
+        context_tokens=facts.context_tokens,
+        owned_by="local",
+        created_s=int(path.stat().st_mtime),
+        precision=facts.precision,
+        artifact_path=path.absolute(),
+        vocabulary=facts.vocabulary,
+        control_texts=facts.control_texts,
+        has_chat_template=facts.has_chat_template,
         has_tools=facts.mentions_tools,
     )
 

@@ -4,7 +4,6 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -65,15 +64,6 @@ def launch_module(module: str, config: msgspec.Struct, path: str, token: str) ->
     """Start `module` with this interpreter: the configuration on argv, the token in the environment only."""
     argv = (sys.executable, "-m", module, "--config", msgspec.json.encode(config).decode())
     return Launch(argv=argv, address=f"unix:{path}", token=token, env={TOKEN_ENV: token})
-
-
-def launch_script(
-    script: str, config: Mapping[str, object], path: str, token: str, env: Mapping[str, str]
-) -> Launch:
-    """Start a file of this folder by path: it may move to an interpreter that has nothing of Outpace."""
-    program = str(Path(__file__).with_name(script))
-    argv = (sys.executable, program, "--config", msgspec.json.encode(config).decode())
-    return Launch(argv=argv, address=f"unix:{path}", token=token, env={**env, TOKEN_ENV: token})
 
 
 def read_config(kind: type[_C]) -> _C:

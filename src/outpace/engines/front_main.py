@@ -19,7 +19,9 @@ import aiohttp
 from aiohttp import web
 
 from outpace.engines import child
+from outpace.engines.checkpoint_weights import checkpoint_folder
 from outpace.engines.front_config import FrontConfig
+from outpace.values.errors import OutpaceError
 
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
@@ -76,8 +78,8 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
 
 
-async def serve(config: FrontConfig, token: str) -> int:
-    """Run server and front until SIGTERM (0) or until the server ends (its exit code)."""
+async def serve(config: FrontConfig, token: str) -> int | None:
+    """Run server and front until SIGTERM (None) or until the server ends by itself (its exit status)."""
     port = _free_port()
     argv = _argv(config, port, token)
     try:
@@ -90,18 +92,17 @@ async def serve(config: FrontConfig, token: str) -> int:
     runner = await _listen(config, port, token)
     waits = [asyncio.ensure_future(asked.wait()), asyncio.ensure_future(server.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    if server.returncode is not None:
-        child.fail(
-            "engine_ended", f"{config.argv[0]} ended with status {server.returncode}; {config.missing}"
-        )
+    ended = server.returncode
+    for wait in waits:
+        wait.cancel()
     await _end(server)
     await runner.cleanup()
-    return 0
+    return ended
 
 
 def _argv(config: FrontConfig, port: int, token: str) -> list[str]:
     python = os.environ.get(config.python_env) if config.python_env else None
-    places = {"{port}": str(port), "{python}": python or sys.executable}
+    places = {"{port}": str(port), "{python}": python or sys.executable, "{weights}": _weights(config)}
     argv = [places.get(word, word) for word in config.argv]
     if not config.takes_key_file:
         return argv
@@ -109,6 +110,15 @@ def _argv(config: FrontConfig, port: int, token: str) -> list[str]:
     key_file.touch(mode=0o600)
     key_file.write_text(f'api-key: "{token}"\n')
     return [*argv, "--config", str(key_file)]
+
+
+def _weights(config: FrontConfig) -> str:
+    if not config.weights:
+        return ""
+    try:
+        return str(checkpoint_folder(Path(config.weights), config.model, config.artifacts_dir))
+    except OutpaceError as error:
+        child.fail(error.code or "weights_invalid", error.message)
 
 
 async def _listen(config: FrontConfig, port: int, token: str) -> web.AppRunner:
@@ -146,7 +156,9 @@ def main() -> None:
     token = child.take_token()
     child.clear_socket(config.socket_path)
     os.umask(0o077)
-    sys.exit(asyncio.run(serve(config, token)))
+    status = asyncio.run(serve(config, token))
+    if status is not None:
+        child.fail("engine_ended", f"{config.argv[0]} ended with status {status}; {config.missing}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ feeds the answer's bytes to the reader that `call` names. Add an engine: docs/gu
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -29,6 +29,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     cancels_on_disconnect: bool = True
     # True: Outpace starts the process. False: it is reached by URL.
     is_launched: bool = True
+    # How the adapter was tried: with the real program, or only against its published protocol.
+    tested_with: Literal["the program", "its protocol"] = "the program"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

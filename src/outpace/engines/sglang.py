@@ -51,7 +51,11 @@ class Sglang(ServedEngine):
     """Adapter of `python -m sglang.launch_server`."""
 
     name = "sglang"
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions", "embeddings"}),
+        parameters=PARAMETERS,
+        tested_with="its protocol",
+    )
     quirks = Quirks(continues_with={"continue_final_message": True})
     running_metric = "sglang:num_running_reqs"
     waiting_metric = "sglang:num_queue_reqs"
@@ -65,6 +69,9 @@ class Sglang(ServedEngine):
         argv = ("{python}", "-m", "sglang.launch_server", *_flags(settings, order))
         config = FrontConfig(
             socket_path=path,
+            weights=order.artifact_path,
+            model=order.model,
+            artifacts_dir=order.artifacts_dir or "",
             argv=argv,
             python_env="OUTPACE_SGLANG_PYTHON",
             takes_key_file=True,
@@ -75,7 +82,7 @@ class Sglang(ServedEngine):
 
 def _flags(settings: SglangSettings, order: LaunchOrder) -> tuple[str, ...]:
     flags = [
-        *("--model-path", str(order.artifact_path)),
+        *("--model-path", "{weights}"),
         *("--served-model-name", order.deployment),
         *("--host", "127.0.0.1", "--port", "{port}"),
         *("--context-length", str(order.context_tokens)),

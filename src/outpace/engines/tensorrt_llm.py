@@ -57,7 +57,9 @@ class TensorRtLlm(ServedEngine):
 
     name = "tensorrt-llm"
     parameters = _PARAMETERS
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions"}), parameters=_PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions"}), parameters=_PARAMETERS, tested_with="its protocol"
+    )
     quirks = Quirks(has_running_usage=False)
 
     def launch(self, order: LaunchOrder) -> Launch:
@@ -69,7 +71,10 @@ class TensorRtLlm(ServedEngine):
         path = child.socket_path(order)
         config = FrontConfig(
             socket_path=path,
-            argv=("trtllm-serve", str(order.artifact_path), *_flags(settings, order)),
+            weights=order.artifact_path,
+            model=order.model,
+            artifacts_dir=order.artifacts_dir or "",
+            argv=("trtllm-serve", "{weights}", *_flags(settings, order)),
             missing="start Outpace where TensorRT-LLM is installed, such as NVIDIA's container",
         )
         return child.launch_module("outpace.engines.front_main", config, path, order.token)

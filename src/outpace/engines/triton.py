@@ -51,7 +51,9 @@ class Triton(ServedEngine):
     name = "triton"
     parameters = _PARAMETERS
     readiness_path = "/health/ready"
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions"}), parameters=_PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions"}), parameters=_PARAMETERS, tested_with="its protocol"
+    )
     quirks = Quirks(has_running_usage=False)
 
     def launch(self, order: LaunchOrder) -> Launch:

