@@ -416,13 +416,14 @@ def _elsewhere(external: External) -> "Resolved":
 
 def _kv_bytes_per_token(found: "Found") -> float:
     from outpace.catalogue.gguf import read
-    from outpace.planner.model_files import shape_of_gguf
+    from outpace.planner.model_files import shape_of_file, shape_of_gguf
     from outpace.precision.formats import kv_format
     from outpace.precision.memory import kv_bytes_per_token
 
     shape = found.card.architecture if found.card else None
     if shape is None and found.artifact_path is not None:
-        shape = shape_of_gguf(read(found.artifact_path), found.model)
+        path = found.artifact_path
+        shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), found.model)
     return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
 
 

@@ -118,7 +118,8 @@ class RunningReplica:
     def post_and_leave_open(self, call: Call) -> http.client.HTTPConnection:
         """Send a call and wait for nothing."""
         connection = self.connection()
-        connection.request("POST", self._base + call.path, call.body, self._headers())
+        headers = {**self._headers(), "content-type": "application/json"}
+        connection.request("POST", self._base + call.path, call.body, headers)
         return connection
 
     def ask(self, request: EngineBound) -> Exchange:
