@@ -5,7 +5,10 @@ import importlib
 import typer
 
 # name → module with `register(group)`. A module imports at its top only what is quick.
-BENCHES: dict[str, str] = {}
+BENCHES: dict[str, str] = {
+    "layers": "outpace.cli.bench_layers",
+    "speculation": "outpace.cli.bench_speculation",
+}
 
 _EXAMPLE = "Example: outpace bench layers"
 

@@ -8,11 +8,14 @@ import aiohttp
 import msgspec
 
 from outpace.lab.figures import LoadFigures, Sample, summed
+from outpace.lab.gangs import Gangs
 from outpace.lab.workload import Conversation, Turn
 from outpace.values.clock import Clock, SystemClock
 
 _DEADLINE_S = 600.0
 _MAX_ERROR_CHARACTERS = 200
+# Shorter than what servers keep: llama.cpp closes after 5 s.
+_KEPT_S = 3.0
 # A line of a stream can hold an answer's tool call or a long piece of text.
 _LINE_BYTES = 1 << 22
 
@@ -51,9 +54,10 @@ class LoadClient:
         is_socket = self._target.address.startswith("unix:")
         connector: aiohttp.BaseConnector
         if is_socket:
-            connector = aiohttp.UnixConnector(self._target.address.removeprefix("unix:"), limit=0)
+            path = self._target.address.removeprefix("unix:")
+            connector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEPT_S)
         else:
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
         headers = dict(self._target.headers)
         if self._target.token:
             headers["Authorization"] = f"Bearer {self._target.token}"
@@ -75,9 +79,13 @@ class LoadClient:
         users: int,
         *,
         for_s: float | None = None,
+        gangs: Gangs | None = None,
         progress: Progress | None = None,
     ) -> LoadRun:
-        """`users` at once, each taking the next conversation when its last one ended; none begins after `for_s`."""
+        """`users` at once, each taking the next conversation when its last one ended; none begins after `for_s`.
+
+        With `gangs` requests wait for their gang, which counts as their waiting.
+        """
         began_s, waiting = self._clock.monotonic_s(), list(reversed(asked))
         samples: list[Sample] = []
         idle_since_s: list[float] = []
@@ -85,7 +93,7 @@ class LoadClient:
         async def user() -> None:
             while waiting and (for_s is None or self._clock.monotonic_s() - began_s < for_s):
                 conversation = waiting.pop()
-                await self._talk(conversation, began_s, samples)
+                await self._talk(conversation, began_s, samples, gangs)
                 if progress is not None:
                     progress(len(samples), len(asked))
             idle_since_s.append(self._clock.monotonic_s() - began_s)
@@ -126,8 +134,10 @@ class LoadClient:
         try:
             try:
                 await self._read(body, answer)
-            except aiohttp.ServerDisconnectedError:
-                # Some servers close a kept connection at the moment of its reuse; it got no byte of an answer.
+            except aiohttp.ClientConnectionError:
+                if answer.is_begun:
+                    raise
+                # Some servers close a kept connection at the moment of its reuse: nothing was done for it.
                 await self._read(body, answer)
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
             answer.error = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
@@ -141,21 +151,35 @@ class LoadClient:
             if response.status != 200:
                 answer.error = _words(response.status, await response.read())
                 return
+            answer.is_begun = True
             async for line in response.content:
                 answer.feed(line, self._clock.monotonic_s())
 
-    async def _talk(self, conversation: Conversation, began_s: float, samples: list[Sample]) -> None:
+    async def _talk(
+        self,
+        conversation: Conversation,
+        began_s: float,
+        samples: list[Sample],
+        gangs: Gangs | None = None,
+    ) -> None:
         messages: list[dict[str, Any]] = list(conversation.before)
         for turn in conversation.turns:
-            sample = await self._turn(messages, turn, began_s)
+            sample = await self._turn(messages, turn, began_s, gangs)
             samples.append(sample)
             if sample.error is not None:
                 return
             messages.append({"role": "assistant", "content": sample.text})
 
-    async def _turn(self, messages: list[dict[str, Any]], turn: Turn, began_s: float) -> Sample:
+    async def _turn(
+        self, messages: list[dict[str, Any]], turn: Turn, began_s: float, gangs: Gangs | None
+    ) -> Sample:
         messages.append({"role": "user", "content": turn.text})
-        return await self.ask(messages, turn.output_tokens, began_s)
+        if gangs is None:
+            return await self.ask(messages, turn.output_tokens, began_s)
+        waiting_since_s = self._clock.monotonic_s() - began_s
+        async with gangs.turn():
+            sample = await self.ask(messages, turn.output_tokens, began_s)
+        return msgspec.structs.replace(sample, began_s=waiting_since_s)
 
 
 async def in_turns(
@@ -212,6 +236,8 @@ class _Answer:
 
     def __init__(self, asked_s: float) -> None:
         self.error: str | None = None
+        # A status came: asking again would be a second request.
+        self.is_begun = False
         self._asked_s = asked_s
         self._first_s: float | None = None
         self._last_s = asked_s

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from secrets import token_hex
+from typing import Protocol
 
 import msgspec
 
-from outpace.engines.protocol import Engine
 from outpace.fleet.probe import Probe
 from outpace.fleet.reasons import last_words
 from outpace.values.clock import Clock
@@ -47,8 +47,16 @@ class LabReplica(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
 
 
+class Launches(Protocol):
+    """Whatever says how a replica is started: an engine's adapter, or less."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        """How to start it."""
+        ...
+
+
 @contextlib.asynccontextmanager
-async def running(engine: Engine, variant: LabVariant, clock: Clock) -> AsyncIterator[LabReplica]:
+async def running(engine: Launches, variant: LabVariant, clock: Clock) -> AsyncIterator[LabReplica]:
     """A ready replica of `variant`; it ends when the block does, and with this process in any case.
 
     Enter it on the main thread: the kernel ends the child when the thread that started it ends.
