@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from outpace.fleet.sizing import ReplicaSize
     from outpace.lab.precisions import Chosen
     from outpace.lab.profiled import Variant
+    from outpace.values.profile import Profile
 
 DEFAULT_ENGINE = "llamacpp"
 _AS_SHIPPED = "as shipped; no faster format is proven here yet"
@@ -121,6 +122,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         secret=settings_room.secret,
         canary=models.canary_miss,
         prove=None if settings.prove == "off" else functools.partial(_prove, home),
+        keep_profile=models.keep_profile,
         profile=None if settings.profile == "off" else functools.partial(_profile, home),
     )
 
@@ -233,6 +235,10 @@ class Models:
             profile=tuned.found.profile,
             profile_reason=tuned.found.reason,
         )
+
+    def keep_profile(self, profile: "Profile") -> None:
+        """Write a profile that live answers have changed."""
+        self._profiled.store.keep(profile)
 
     def variant(self, spec: DeploymentSpec) -> "Variant":
         """What a spec serves here, as a profile sees it. Raises InvalidInput, ModelNotFound, WeightsInvalid."""

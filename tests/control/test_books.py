@@ -31,7 +31,7 @@ class Shelf:
         self.engine = open_database(None, home.database)
         self.counters = Counters.open(home.counters)
         self.reports = Reports(self.engine)
-        tail = Tail(home.journal, self.clock, self.metrics, self.last_token_s, lambda reserved, settled: None)
+        tail = Tail(home.journal, self.clock, self.metrics, self.last_token_s, [])
         self.books = Books(
             Ledger(self.engine, self.clock), self.counters, home.journal, self.clock, tail, self.metrics
         )

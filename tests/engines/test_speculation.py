@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 
+from outpace.engines.openvino_config import OpenVinoSettings
+from outpace.engines.parameters import settings_of
 from outpace.engines.registry import engine
 from outpace.engines.speculation import (
     METHODS,
@@ -7,6 +11,7 @@ from outpace.engines.speculation import (
     require_same_tokens,
     speculation_settings,
 )
+from outpace.engines.vllm import VllmSettings
 from outpace.values.deployment import LaunchOrder
 from outpace.values.errors import InvalidInput
 
@@ -30,6 +35,12 @@ def order(settings: dict[str, str | int | float | bool]) -> LaunchOrder:
 @pytest.mark.parametrize("method", [*METHODS["llamacpp"], "off", "none"])
 def test_llamacpp_takes_the_settings_of_every_method(method: str) -> None:
     engine("llamacpp").launch(order(speculation_settings("llamacpp", method)))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("openvino", OpenVinoSettings), ("vllm", VllmSettings)])
+@pytest.mark.parametrize("method", ["ngram", "draft:small"])
+def test_other_engines_know_the_settings_that_they_are_told(name: str, kind: Any, method: str) -> None:
+    settings_of(speculation_settings(name, method, "/draft"), kind, name)
 
 
 def test_a_draft_names_its_weights() -> None:

@@ -77,6 +77,19 @@ def test_a_chosen_method_never_lost_anywhere(measured: list[tuple[float, int, st
         assert max(each.gain for each in points) >= WORTH
 
 
+def test_a_method_that_live_answers_ended_stays_off() -> None:
+    points = [point(2.0), point(1.0, 32, "chat")]
+    assert choose_method(points, {"other": "x"}).method == "ngram"
+    chosen = choose_method(points, {"ngram": "10% right"})
+    assert (chosen.method, chosen.reason) == (None, "ngram was stopped: 10% right")
+
+
+def test_an_engine_that_is_told_per_request_may_lose_at_some_load() -> None:
+    points = [point(2.0), point(0.7, 32, "chat")]
+    assert choose_method(points).method is None
+    assert choose_method(points, is_switched=True).method == "ngram"
+
+
 def test_the_gate_follows_the_load() -> None:
     decisions = {users: gate(BANDS, users, Record(), NO_SLICE).speculate for users in (1, 2, 8, 9, 32, 33)}
     assert decisions == {1: True, 2: True, 8: True, 9: False, 32: False, 33: False}

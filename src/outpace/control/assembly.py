@@ -6,6 +6,7 @@ import msgspec
 
 from outpace.control.keys import Key, entry_of
 from outpace.control.parts import Resolved
+from outpace.engines.speculation import SWITCHED
 from outpace.fleet.record import replace_file
 from outpace.fleet.replicas import Life
 from outpace.scheduling.profiles import variant_figures
@@ -77,7 +78,10 @@ def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
         speeds=figures.speeds,
         prefill_tokens_per_s=figures.prefill_tokens_per_s,
         in_flight=figures.in_flight,
-        speculation=figures.speculation,
+        # What an engine cannot be told per request is decided at its launch.
+        speculation=tuple(band for band in figures.speculation if band.method == resolved.speculation)
+        if resolved.engine in SWITCHED
+        else (),
     )
 
 

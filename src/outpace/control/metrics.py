@@ -102,6 +102,8 @@ class Metrics:
             ("prompt", max(0, fresh_tokens)),
             ("cached", settled.usage.cached_tokens),
             ("completion", settled.usage.completion_tokens),
+            ("drafted", settled.usage.drafted_tokens),
+            ("accepted", settled.usage.accepted_tokens),
         ):
             self._tokens.labels(*by_deployment, kind).inc(tokens)
         self._cost.labels(reserved.deployment).inc((settled.cost_pusd or 0) / PUSD_PER_USD)

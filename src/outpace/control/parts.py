@@ -106,6 +106,8 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     prove: Callable[[str], Awaitable[None]] | None = None
     # Measures what a spec serves, in a process of its own; cancelling ends it. Raises OutpaceError. None: nobody does.
     profile: Callable[[DeploymentSpec], Awaitable[None]] | None = None
+    # Writes a profile that live answers have changed.
+    keep_profile: Callable[[Profile], None] | None = None
     # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.
     canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()

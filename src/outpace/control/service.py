@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import structlog
 from outpace.control.books import Books
 from outpace.control.database import DatabaseBusy, open_database
 from outpace.control.keys import SCOPES, Grant, Key
+from outpace.control.live import LiveAnswers
 from outpace.control.metrics import CONTENT_TYPE, Metrics
 from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.profiler import Profiler
@@ -24,6 +26,7 @@ from outpace.fleet.supervisor import EXIT_CONFIG
 from outpace.metering import Counters
 from outpace.metering.ledger import Ledger
 from outpace.values.errors import Conflict, InvalidInput
+from outpace.values.records import Reserved, Settled
 
 _LOG = structlog.get_logger()
 _DATABASE_AGAIN_S = 1.0
@@ -96,10 +99,18 @@ class Control:
             # One that slept goes on sleeping.
             self.reconciler.want(wanted, at_least=0)
         self._counters = Counters.open(parts.home.counters)
-        last_token_s, learn = self.reconciler.replicas.last_token_s, self.reconciler.scaler.learn
-        tail = Tail(parts.home.journal, parts.clock, self.metrics, last_token_s, learn)
+        last_token_s = self.reconciler.replicas.last_token_s
+        tail = Tail(parts.home.journal, parts.clock, self.metrics, last_token_s, self._learners())
         ledger = Ledger(self._store.engine, parts.clock)
         self.books = Books(ledger, self._counters, parts.home.journal, parts.clock, tail, self.metrics)
+
+    def _learners(self) -> "list[Callable[[Reserved, Settled], None]]":
+        """Who learns from requests that ended."""
+        scaler, keep = self.reconciler.scaler, self._parts.keep_profile
+        if keep is None:
+            return [scaler.learn]
+        live = LiveAnswers(self.reconciler.served, scaler.pressure, keep, self._parts.clock)
+        return [scaler.learn, live.learn]
 
     async def run(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
         """Run until `stopping`, or until a part crashes: then raise, so that the supervisor starts afresh."""

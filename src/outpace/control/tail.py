@@ -1,6 +1,6 @@
 """New journal records as they come, for metrics and signs of life; the ledger reads for itself."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from outpace.control.metrics import Metrics
@@ -21,13 +21,13 @@ class Tail:
         clock: Clock,
         metrics: Metrics,
         last_token_s: MutableMapping[str, float],
-        learn: Callable[[Reserved, Settled], None],
+        learners: Sequence[Callable[[Reserved, Settled], None]],
     ) -> None:
         self._folder = folder
         self._clock = clock
         self._metrics = metrics
         self._last_token_s = last_token_s
-        self._learn = learn
+        self._learners = learners
         self._open: dict[str, Reserved] = {}
         self._loads: dict[str, LoadSeen] = {}
         self._offsets = {file: file.path.stat().st_size for file in journal_files(folder)}
@@ -82,4 +82,5 @@ class Tail:
             self._last_token_s[replica] = self._clock.monotonic_s()
         if reserved is not None:
             self._metrics.settled(reserved, settled)
-            self._learn(reserved, settled)
+            for learn in self._learners:
+                learn(reserved, settled)

@@ -21,7 +21,7 @@ from outpace.values.errors import EngineFailed, EngineTimedOut, InvalidInput, Ou
 from outpace.values.money import Price
 from outpace.values.records import Progressed, Reserved, Serving, Settled
 from outpace.values.requests import EmbeddingRequest, EngineBound, endpoint_of, num_choices
-from outpace.values.snapshot import DeploymentEntry, KeyEntry, ReplicaEntry
+from outpace.values.snapshot import DeploymentEntry, KeyEntry, ReplicaEntry, VariantEntry
 from outpace.values.usage import Usage
 
 # At most one further try, and only when nothing was received from the first.
@@ -379,7 +379,14 @@ def serving_of(deployment: DeploymentEntry, replica: ReplicaEntry) -> Serving | 
         precision=variant.precision,
         kv_precision=variant.kv_precision,
         is_proven=variant.is_proven,
+        speculation=_launched_speculation(variant),
     )
+
+
+def _launched_speculation(variant: VariantEntry) -> str | None:
+    """What the replica was launched with, where that is not decided per request."""
+    method = str(variant.engine_settings.get("speculation", "off"))
+    return None if variant.speculation or method in ("off", "none") else method
 
 
 def _outcome(error: OutpaceError | None) -> str:

@@ -9,8 +9,8 @@ from outpace.catalogue import ArtifactStore, gguf
 from outpace.catalogue.resolve import resolve
 from outpace.engines.speculation import (
     DRAFT,
-    METHODS,
     OFF,
+    SWITCHED,
     require_same_tokens,
     speculation_names,
     speculation_settings,
@@ -24,6 +24,8 @@ from outpace.values.profile import Conditions
 
 Settings = dict[str, str | int | float | bool]
 _SHA256_DIGITS = 64
+# Engines that start soon enough for a sweep.
+_MEASURED = frozenset({"llamacpp", "openvino"})
 # Set by the sweep itself: what it measures does not depend on them.
 _SWEEP_OWN = frozenset({"parallel", "context_tokens", "threads"})
 
@@ -51,7 +53,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_measurable(self) -> bool:
         """The sweep knows how to measure it."""
-        return self.is_text and self.engine in METHODS
+        return self.is_text and self.engine in _MEASURED
 
 
 class Profiled:
@@ -87,7 +89,11 @@ class Profiled:
             return Tuned(reason="nothing to guess with here", found=found)
         if found.profile is None:
             return Tuned(reason=f"off: {found.reason}", found=found)
-        choice = choose_method(found.profile.speculation)
+        choice = choose_method(
+            found.profile.speculation,
+            found.profile.stopped,
+            is_switched=variant.engine in SWITCHED,
+        )
         if choice.method is None:
             return Tuned(reason=f"off: {choice.reason}", found=found)
         settings = speculation_settings(variant.engine, choice.method)

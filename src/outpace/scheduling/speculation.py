@@ -31,17 +31,26 @@ class MethodChoice(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def choose_method(points: Sequence[SpeculationPoint]) -> MethodChoice:
-    """The method that wins most and loses nowhere: a replica has it at every load, so it must be harmless at all.
+def choose_method(
+    points: Sequence[SpeculationPoint],
+    stopped: Mapping[str, str] | None = None,
+    *,
+    is_switched: bool = False,
+) -> MethodChoice:
+    """The method that wins most and, where a replica has it at every load, loses nowhere.
 
-    Gains are tokens/s on divided by off, per load and workload.
+    Gains are tokens/s on divided by off, per load and workload. `stopped` are methods that live answers have ended;
+    `is_switched`: the engine is told per request, so that a loss at some load costs nothing.
     """
+    stopped = stopped or {}
+    points = [point for point in points if point.method not in stopped]
     if not points:
-        return MethodChoice(reason="not measured yet")
+        words = "; ".join(f"{method} was stopped: {why}" for method, why in stopped.items())
+        return MethodChoice(reason=words or "not measured yet")
     by_method: dict[str, list[SpeculationPoint]] = {}
     for point in points:
         by_method.setdefault(point.method, []).append(point)
-    judged = {method: _judge(own) for method, own in by_method.items()}
+    judged = {method: _judge(own, is_switched) for method, own in by_method.items()}
     winners = {method: gain for method, (gain, _) in judged.items() if gain is not None}
     if not winners:
         return MethodChoice(reason="; ".join(f"{method}: {why}" for method, (_, why) in judged.items()))
@@ -49,16 +58,18 @@ def choose_method(points: Sequence[SpeculationPoint]) -> MethodChoice:
     return MethodChoice(method=best, reason=judged[best][1])
 
 
-def _judge(points: Sequence[SpeculationPoint]) -> tuple[float | None, str]:
+def _judge(points: Sequence[SpeculationPoint], is_switched: bool) -> tuple[float | None, str]:
     """The mean gain (geometric) of a method that may be on, and the words."""
     if len({point.workload for point in points}) < _LEAST_WORKLOADS:
         return None, "only one kind of text was measured"
     best, worst = max(points, key=_gain), min(points, key=_gain)
-    if worst.gain < HARMLESS:
+    if worst.gain < HARMLESS and not is_switched:
         return None, f"{worst.gain:.2f}x on {worst.workload} at {worst.users} at once"
     if best.gain < WORTH:
         return None, f"at most {best.gain:.2f}x"
-    words = f"{best.gain:.2f}x on {best.workload} at {best.users} at once, never below {worst.gain:.2f}x"
+    words = f"{best.gain:.2f}x on {best.workload} at {best.users} at once"
+    if not is_switched:
+        words += f", never below {worst.gain:.2f}x"
     return math.exp(sum(math.log(point.gain) for point in points) / len(points)), words
 
 

@@ -50,3 +50,5 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     speculation: tuple[SpeculationPoint, ...] = ()
     # Live answers that moved the figures since.
     refined_by: int = 0
+    # Ways of speculation that live answers have ended, and why; a new sweep gives them another chance.
+    stopped: dict[str, str] = {}

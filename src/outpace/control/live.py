@@ -1,0 +1,105 @@
+"""What live answers say about a profile: they refine its speeds, and stop a way of guessing that went wrong."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+import structlog
+
+from outpace.control.served import Served
+from outpace.scheduling.autoscale import Pressure
+from outpace.scheduling.profiles import refined
+from outpace.scheduling.speculation import kill_reason
+from outpace.values.clock import Clock
+from outpace.values.errors import OutpaceError
+from outpace.values.profile import Profile
+from outpace.values.records import Reserved, Settled
+
+_LOG = structlog.get_logger()
+# Answers between two writes of a profile: each write makes a new snapshot.
+KEEP_EVERY = 64
+# Shorter answers say little of the speed.
+_LEAST_TOKENS = 8
+
+
+class _Seen(msgspec.Struct):
+    """Since the profile of one version of a deployment was last read."""
+
+    profile: Profile
+    answers: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+class LiveAnswers:
+    """Learns from every request that ended."""
+
+    def __init__(
+        self,
+        served: Mapping[str, Served],
+        pressure: Callable[[str, float], Pressure],
+        keep: Callable[[Profile], None],
+        clock: Clock,
+    ) -> None:
+        self._served = served
+        self._pressure = pressure
+        self._keep = keep
+        self._clock = clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+
+    def learn(self, reserved: Reserved, settled: Settled) -> None:
+        """Take in one request that ended."""
+        served = self._served.get(reserved.deployment)
+        profile = served.resolved.profile if served is not None and served.resolved is not None else None
+        rate = decode_rate(settled)
+        if served is None or profile is None or rate is None:
+            return
+        key = (reserved.deployment, served.digest)
+        seen = self._seen.get(key)
+        if seen is None or seen.profile.measured_at != profile.measured_at:
+            # What other versions of the deployment did is no longer of use.
+            self._seen = {known: each for known, each in self._seen.items() if known[0] != key[0]}
+            seen = self._seen[key] = _Seen(profile)
+        if settled.usage.drafted_tokens == 0:
+            # The profile's speeds are those without guesses.
+            users = max(1, self._pressure(key[0], self._clock.monotonic_s()).running)
+            seen.profile = refined(seen.profile, users, users * rate)
+        self._count(seen, served, settled)
+
+    def _count(self, seen: _Seen, served: Served, settled: Settled) -> None:
+        seen.answers += 1
+        seen.drafted_tokens += settled.usage.drafted_tokens
+        seen.accepted_tokens += settled.usage.accepted_tokens
+        stopped = self._stopped(seen, served)
+        if stopped is not None:
+            seen.profile = stopped
+        if stopped is not None or seen.answers % KEEP_EVERY == 0:
+            self._write(seen.profile)
+
+    def _stopped(self, seen: _Seen, served: Served) -> Profile | None:
+        """The profile without the method that `auto` had taken, when its live guesses are mostly wrong."""
+        method = served.resolved.speculation if served.resolved is not None else None
+        if method is None or served.wanted.spec.speculation != "auto" or method in seen.profile.stopped:
+            return None
+        points = seen.profile.speculation
+        reason = kill_reason(points, method, seen.drafted_tokens, seen.accepted_tokens)
+        if reason is None:
+            return None
+        _LOG.warning("speculation_stopped", deployment=served.wanted.spec.name, method=method, reason=reason)
+        return msgspec.structs.replace(seen.profile, stopped={**seen.profile.stopped, method: reason})
+
+    def _write(self, profile: Profile) -> None:
+        try:
+            self._keep(profile)
+        except (OutpaceError, OSError) as error:
+            _LOG.warning("profile_not_kept", reason=str(error))
+
+
+def decode_rate(settled: Settled) -> float | None:
+    """Tokens per second of one answer after its first one; None where it cannot be told."""
+    tokens = settled.usage.completion_tokens
+    if settled.outcome != "completed" or settled.num_choices != 1 or settled.ttft_s is None:
+        return None
+    spent_s = settled.duration_s - settled.ttft_s
+    if tokens < _LEAST_TOKENS or spent_s <= 0:
+        return None
+    return (tokens - 1) / spent_s

@@ -1,0 +1,113 @@
+"""What live answers do to a profile."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from outpace.control.live import KEEP_EVERY, LiveAnswers, decode_rate
+from outpace.control.served import Served
+from outpace.scheduling.autoscale import Pressure
+from outpace.scheduling.speculation import ENOUGH_GUESSES
+from outpace.values.clock import ManualClock
+from outpace.values.deployment import DeploymentSpec
+from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
+from outpace.values.records import Reserved, Settled
+from outpace.values.usage import Usage
+
+PROFILE = Profile(
+    conditions=Conditions(model="m", artifact_sha256="", engine="e", engine_version="1", machine="here"),
+    measured_at=1.0,
+    took_s=1.0,
+    load_s=1.0,
+    prefill_tokens_per_s=1.0,
+    points=(LoadPoint(users=1, output_tokens_per_s=100.0), LoadPoint(users=8, output_tokens_per_s=200.0)),
+    speculation=(
+        SpeculationPoint(
+            method="ngram", workload="code", users=1, gain=2.0, drafted_tokens=100, accepted_tokens=80
+        ),
+    ),
+)
+RESERVED = cast(Reserved, SimpleNamespace(deployment="m"))
+
+
+class Rig:
+    """One deployment with a profile, and what was written of it."""
+
+    def __init__(self, speculation: str = "auto", running: int = 1) -> None:
+        served = SimpleNamespace(
+            resolved=SimpleNamespace(profile=PROFILE, speculation="ngram"),
+            digest="d",
+            wanted=SimpleNamespace(spec=DeploymentSpec(name="m", speculation=speculation)),
+        )
+        self.kept: list[Profile] = []
+        self.live = LiveAnswers(
+            {"m": cast(Served, served)},
+            lambda name, now_s: Pressure(running=running),
+            self.kept.append,
+            ManualClock(),
+        )
+
+    def answer(self, times: int = 1, drafted: int = 0, accepted: int = 0, rate: float = 120.0) -> None:
+        for _ in range(times):
+            self.live.learn(RESERVED, settled(rate, drafted, accepted))
+
+
+def settled(rate: float, drafted: int = 0, accepted: int = 0, **changes: Any) -> Settled:
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "at_s": 0.0,
+        "status": 200,
+        "outcome": "completed",
+        "usage": Usage(10, 101, drafted_tokens=drafted, accepted_tokens=accepted),
+        "cost_pusd": None,
+        "ttft_s": 1.0,
+        "duration_s": 1.0 + 100 / rate,
+    }
+    return Settled(**{**fields, **changes})
+
+
+def test_answers_move_the_speed_at_their_load_and_are_written_now_and_then() -> None:
+    rig = Rig(running=8)
+    rig.answer(KEEP_EVERY - 1, rate=30.0)
+    assert rig.kept == []
+    rig.answer(rate=30.0)
+    (kept,) = rig.kept
+    assert 200 < kept.points[1].output_tokens_per_s <= 240
+    assert kept.points[0].output_tokens_per_s == 100.0
+    assert kept.refined_by == KEEP_EVERY
+
+
+def test_answers_with_guesses_do_not_move_the_speeds_without() -> None:
+    rig = Rig()
+    rig.answer(KEEP_EVERY, drafted=10, accepted=9)
+    assert rig.kept[0].points == PROFILE.points
+
+
+def test_wrong_guesses_stop_what_auto_had_taken_at_once() -> None:
+    rig = Rig()
+    rig.answer(10, drafted=ENOUGH_GUESSES // 10, accepted=0)
+    assert "ngram" in rig.kept[-1].stopped
+    assert "0% of" in rig.kept[-1].stopped["ngram"]
+
+
+@pytest.mark.parametrize(("speculation", "accepted"), [("ngram", 0), ("auto", 150)])
+def test_what_was_asked_for_by_name_or_guesses_well_goes_on(speculation: str, accepted: int) -> None:
+    rig = Rig(speculation)
+    rig.answer(20, drafted=200, accepted=accepted)
+    assert rig.kept == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": "cancelled"},
+        {"ttft_s": None},
+        {"num_choices": 2},
+        {"usage": Usage(1, 3)},
+        {"duration_s": 1.0},
+    ],
+)
+def test_answers_that_tell_no_speed_are_left_out(changes: dict[str, Any]) -> None:
+    assert decode_rate(settled(50.0, **changes)) is None
+    assert decode_rate(settled(50.0)) == pytest.approx(50.0)
