@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
 
 from outpace.precision.checkpoint import read_shard
+from outpace.precision.compressed import is_linear
 from outpace.precision.fp8 import (
     dequantize_channels,
     error_bound,
-    is_linear,
     make_fp8_dynamic,
     quantize_channels,
 )

@@ -11,11 +11,14 @@ import typer
 from outpace.cli.options import HomeOption, JsonOption, home_at
 from outpace.cli.show import as_json
 from outpace.cli.weights import fetch_weights
+from outpace.values.errors import InvalidInput
 from outpace.values.home import Home
 
 if TYPE_CHECKING:
     from outpace.lab.making import Product
 
+_CHECKPOINT_ENGINES = "vLLM, SGLang and TensorRT-LLM"
+_ENGINES_OF = dict.fromkeys(("openvino-int8", "openvino-int4"), "OpenVINO GenAI")
 _EXAMPLE = "Example: outpace quantize smollm2-135m-instruct --to q8_0"
 
 
@@ -30,9 +33,17 @@ def quantize(
         str,
         typer.Option(
             "--to",
-            help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix; bf16-checkpoint, fp8-dynamic.",
+            help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix (GGUF); bf16-checkpoint, fp8-dynamic, "
+            "w8a8, w4a16 (safetensors); openvino-int8, openvino-int4.",
         ),
     ],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help='Texts for w8a8 and w4a16: JSON lines {"text": "…"}.  [default: shipped ones]',
+        ),
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -41,14 +52,18 @@ def quantize(
     Whether the result is good enough to serve is for `outpace gate` to say.
     """
     # Imported late: numpy and gguf would slow down every other command.
-    from outpace.lab.making import CHECKPOINTS, produce, source_of
+    from outpace.lab.checkpoints import checkpoint_format
+    from outpace.lab.making import produce, source_of
     from outpace.precision.recipes import recipe
 
     layout = home_at(home)
     layout.make()
-    if to in CHECKPOINTS:
-        _quantize_checkpoint(layout, model, to, json)
+    folder_format = checkpoint_format(to)
+    if folder_format is not None:
+        _quantize_checkpoint(layout, model, folder_format, calibration, json)
         return
+    if calibration is not None:
+        raise InvalidInput("--calibration", f"{to[:40]} needs no texts; leave it out")
     recipe(to)
     fetch_weights(layout, model, is_quiet=json)
     source = source_of(model, layout.artifacts)
@@ -57,13 +72,15 @@ def quantize(
     _say(product, json)
 
 
-def _quantize_checkpoint(layout: Home, model: str, to: str, json: bool) -> None:
-    from outpace.lab.making import produce_checkpoint
+def _quantize_checkpoint(layout: Home, model: str, to: str, calibration: Path | None, json: bool) -> None:
+    from outpace.lab.checkpoints import produce_checkpoint
+    from outpace.precision.calibration import read_calibration
 
+    texts = None if calibration is None else read_calibration(calibration)
     if not Path(model).expanduser().is_dir():
         fetch_weights(layout, model, is_quiet=json)
     with watching(f"{model}  {to}") as report:
-        made = produce_checkpoint(model, to, layout.artifacts, report)
+        made = produce_checkpoint(model, to, layout.artifacts, report, texts)
     lineage = made.record.lineage
     if json:
         as_json(
@@ -84,7 +101,10 @@ def _quantize_checkpoint(layout: Home, model: str, to: str, json: bool) -> None:
     state = "was there" if made.was_present else "made"
     typer.echo(f"{lineage.model}  {to}  {made.record.size_bytes / 1e6:,.1f} MB  {state}")
     typer.echo(f"  {made.path}")
-    typer.echo("  no gate runs here: no engine of this machine computes FP8; gate it where it will serve")
+    typer.echo(f"  from {lineage.source_format} sha256 {lineage.source_sha256[:12]} with {lineage.tool}")
+    if lineage.calibration_sha256 is not None:
+        typer.echo(f"  calibration texts sha256 {lineage.calibration_sha256[:12]}")
+    typer.echo(f"  for {_ENGINES_OF.get(to, _CHECKPOINT_ENGINES)}; gate it where it will serve")
 
 
 @contextlib.contextmanager

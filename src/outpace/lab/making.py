@@ -1,8 +1,6 @@
 """Joins catalogue and precision: a model's weights at any format, shipped or made, ready to be served or gated."""
 
 import hashlib
-import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -12,28 +10,15 @@ from outpace.catalogue.resolve import Resolved, resolve
 from outpace.catalogue.store import ArtifactStore
 from outpace.lab.gate import Side
 from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, sha256_of
-from outpace.precision.checkpoint import shards
 from outpace.precision.formats import weight_format
-from outpace.precision.fp8 import make_fp8_dynamic
-from outpace.precision.from_gguf import make_checkpoint
 from outpace.precision.ggml import quantizer_version
 from outpace.precision.gguf_maker import Report, make_gguf, report_nothing
 from outpace.precision.recipes import Recipe, recipe
-from outpace.precision.tokenizer_files import write_tokenizer
 from outpace.values.errors import InvalidInput
 
 # Formats that lose nothing against what a publisher's 16-bit file holds.
 _UNQUANTIZED = ("f32", "f16", "bf16")
 REFERENCE = "f16"
-# Formats that are checkpoint folders for vLLM and TensorRT-LLM.
-# A GGUF unpacked to Hugging Face's layout at 16 bit; engines that read no GGUF load it.
-PLAIN_CHECKPOINT = "bf16-checkpoint"
-# Name → how it is made, for the lineage.
-_TOOLS = {
-    PLAIN_CHECKPOINT: "unpacked with tokenizer",
-    "fp8-dynamic": "compressed-tensors float-quantized with tokenizer",
-}
-CHECKPOINTS = tuple(_TOOLS)
 # Keys, names and rounding to blocks, beside the weights themselves.
 _OVERHEAD = 1.1
 _KEYS_BYTES = 16 * 1024 * 1024
@@ -123,49 +108,6 @@ def find_product(source: Source, to: str, artifacts: Path) -> Product | None:
     return _product(source, made) if made else None
 
 
-def produce_checkpoint(model: str, to: str, artifacts: Path, report: Report = report_nothing) -> MadeArtifact:
-    """A checkpoint folder with its tokenizer, of a folder of safetensors or of a Llama model's GGUF.
-
-    Raises as `produce` does.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir() and to == PLAIN_CHECKPOINT:
-        raise InvalidInput("--to", f"{folder.name} is a checkpoint already")
-    if folder.is_dir():
-        digest = hashlib.sha256("".join(map(sha256_of, shards(folder))).encode()).hexdigest()
-        name, source_format, needed_bytes = folder.name, "checkpoint", _bytes_of(folder)
-    else:
-        source = source_of(model, artifacts)
-        name, source_format, digest = source.model, source.precision, source.sha256
-        # The checkpoint at BF16 stands beside the made one for a moment.
-        needed_bytes = source.parameters * 4
-    lineage = Lineage(
-        model=name,
-        source_sha256=digest,
-        source_format=source_format,
-        format=to,
-        tool=f"outpace {version('outpace')}; {_TOOLS[to]}",
-    )
-
-    def make(target: Path) -> None:
-        if folder.is_dir():
-            make_fp8_dynamic(folder, target, report)
-            return
-        if to == PLAIN_CHECKPOINT:
-            _unpack(source.path, target)
-            return
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="bf16-") as between:
-            _unpack(source.path, Path(between))
-            make_fp8_dynamic(Path(between), target, report)
-
-    return MadeStore(artifacts).make(lineage, needed_bytes, make)
-
-
-def _unpack(source: Path, target: Path) -> None:
-    make_checkpoint(source, target)
-    write_tokenizer(source, target)
-
-
 def reference_format(source: Source) -> str:
     """What a gate compares with: the source when it was never quantized, else its exact numbers at F16."""
     return source.precision if source.precision in _UNQUANTIZED else REFERENCE
@@ -218,10 +160,6 @@ def _sha256(resolved: Resolved, store: ArtifactStore) -> str:
 def _needed_bytes(source: Source, name: str) -> int:
     stored = weight_format(name)
     return int(source.parameters * max(stored.bits, stored.rest_bits) / 8 * _OVERHEAD) + _KEYS_BYTES
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def _recipe_digest(wanted: Recipe) -> str:
