@@ -14,7 +14,7 @@ import structlog
 
 from outpace import __version__
 from outpace import settings as settings_room
-from outpace.engines.facts import DEFAULT_KV, engine_version, kv_settings, require_no_kv_settings
+from outpace.engines.facts import DEFAULT_KV, WHOLE_KV, engine_version, kv_settings, require_no_kv_settings
 from outpace.engines.speculation import require_no_speculation_settings, speculation_settings
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
@@ -252,9 +252,9 @@ class Models:
         kv = DEFAULT_KV[DEFAULT_ENGINE]
         resolved = msgspec.structs.replace(resolved, kv_precision=kv)
         is_auto = spec.precision in ("auto", resolved.precision) and spec.kv_precision in ("auto", kv)
-        # Before anything was gated there is nothing to choose from, and numpy need not be imported.
-        has_verdicts = (self._artifacts / "verdicts").is_dir()
-        if resolved.artifact_path is None or (is_auto and not has_verdicts):
+        # Before anything was measured there is nothing to choose from, and numpy need not be imported.
+        has_evidence = any(path.exists() for path in _evidence(self._artifacts))
+        if resolved.artifact_path is None or (is_auto and not has_evidence):
             return msgspec.structs.replace(resolved, precision_reason=_AS_SHIPPED)
         if not {"chat", "completions"} & set(resolved.tasks):
             return resolved if is_auto else _forced_kv(spec, resolved)
@@ -381,9 +381,19 @@ def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
     Raises InvalidInput.
     """
     if spec.kv_precision == "auto":
-        return resolved
+        kv = DEFAULT_KV.get(resolved.engine)
+        is_whole = kv is None or kv in WHOLE_KV
+        reason = (
+            resolved.precision_reason
+            if is_whole
+            else f"KV {kv} is {resolved.engine}'s own; no gate judges it"
+        )
+        return msgspec.structs.replace(
+            resolved, kv_precision=kv, is_proven=resolved.is_proven and is_whole, precision_reason=reason
+        )
     settings = kv_settings(resolved.engine, spec.kv_precision)
-    if not spec.allow_unproven:
+    is_whole = spec.kv_precision in WHOLE_KV
+    if not (is_whole or spec.allow_unproven):
         raise InvalidInput(
             "kv_precision",
             f"no gate judges {spec.kv_precision} here; leave it `auto`, or set allow_unproven: true",
@@ -393,8 +403,8 @@ def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         kv_precision=spec.kv_precision,
         engine_settings=settings,
         variant=f"+{spec.kv_precision}",
-        is_proven=False,
-        precision_reason="forced without a verdict",
+        is_proven=resolved.is_proven and is_whole,
+        precision_reason=resolved.precision_reason if is_whole else "forced without a verdict",
     )
 
 

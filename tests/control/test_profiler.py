@@ -34,7 +34,11 @@ class Rig:
         self.ends = asyncio.Event()
         self.is_cancelled = False
         self.profiler = Profiler(
-            self._profile, {"m": cast(Served, served)}, lambda name, now_s: self.pressure, self.clock
+            self._profile,
+            {"m": cast(Served, served)},
+            lambda name, now_s: self.pressure,
+            self.clock,
+            asyncio.Lock(),
         )
 
     async def _profile(self, spec: DeploymentSpec) -> None:

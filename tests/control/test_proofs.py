@@ -1,5 +1,7 @@
 """When a proof is asked for, and for what."""
 
+import asyncio
+
 import msgspec
 import pytest
 from tests.control.rig import parts_in, resolve_echo, wanted
@@ -45,10 +47,27 @@ async def test_a_format_that_the_user_chose_is_left_alone(home: Home) -> None:
 
 async def test_a_deployment_is_asked_about_once_and_not_at_its_start(home: Home) -> None:
     made = served(home)
-    proofs = Proofs(prove_nothing, {"chat": made}, ManualClock())
+    proofs = Proofs(prove_nothing, {"chat": made}, ManualClock(), asyncio.Lock())
     assert proofs.due(1_000.0) is None
     assert proofs.due(1_000.0 + SETTLE_S - 1) is None
     model = proofs.due(1_000.0 + SETTLE_S)
     assert model == made.wanted.spec.model
     await proofs.ask(str(model))
     assert proofs.due(2_000.0) is None
+
+
+async def test_a_proof_waits_until_nothing_else_is_measured(home: Home) -> None:
+    asked: list[str] = []
+
+    async def prove(model: str) -> None:
+        asked.append(model)
+
+    alone = asyncio.Lock()
+    proofs = Proofs(prove, {}, ManualClock(), alone)
+    await alone.acquire()
+    asking = asyncio.ensure_future(proofs.ask("m"))
+    await asyncio.sleep(0)
+    assert asked == []
+    alone.release()
+    await asking
+    assert asked == ["m"]

@@ -5,14 +5,11 @@ import importlib
 import typer
 
 # name → module with `register(group)`. A module imports at its top only what is quick.
-<<<<<<< HEAD
 BENCHES: dict[str, str] = {
     "layers": "outpace.cli.bench_layers",
     "speculation": "outpace.cli.bench_speculation",
+    "tasks": "outpace.cli.bench_tasks",
 }
-=======
-BENCHES: dict[str, str] = {"tasks": "outpace.cli.bench_tasks"}
->>>>>>> ad5532e (Make W8A8, W4A16 and OpenVINO artifacts, and score tasks through the door)
 
 _EXAMPLE = "Example: outpace bench layers"
 

@@ -28,11 +28,13 @@ class Profiler:
         served: Mapping[str, Served],
         pressure: Callable[[str, float], Pressure],
         clock: Clock,
+        alone: asyncio.Lock,
     ) -> None:
         self._profile = profile
         self._served = served
         self._pressure = pressure
         self._clock = clock
+        self._alone = alone
         self._tries: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
@@ -41,11 +43,12 @@ class Profiler:
             await self._clock.sleep(_LOOK_EVERY_S)
             name = self.due(self._clock.monotonic_s())
             if name is not None:
-                await self._measure(name)
+                async with self._alone:
+                    await self._measure(name)
 
     def due(self, now_s: float) -> str | None:
         """A deployment whose variant has no profile here, when the machine has been quiet for a while."""
-        if not self._is_quiet(now_s, QUIET_S):
+        if self._alone.locked() or not self._is_quiet(now_s, QUIET_S):
             return None
         return next((name for name, served in list(self._served.items()) if self._wants(name, served)), None)
 

@@ -1,5 +1,6 @@
 """Precisions are proven in the background: one model at a time, when its deployment has served for a while."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -18,11 +19,16 @@ class Proofs:
     """The loop that asks for proofs; what it finds out, `Served.reconsider_when_due` picks up from disk."""
 
     def __init__(
-        self, prove: Callable[[str], Awaitable[None]], served: Mapping[str, Served], clock: Clock
+        self,
+        prove: Callable[[str], Awaitable[None]],
+        served: Mapping[str, Served],
+        clock: Clock,
+        alone: asyncio.Lock,
     ) -> None:
         self._prove = prove
         self._served = served
         self._clock = clock
+        self._alone = alone
         self._asked: set[str] = set()
         self._here_since_s: dict[str, float] = {}
 
@@ -47,9 +53,10 @@ class Proofs:
     async def ask(self, model: str) -> None:
         """Have a model's formats proven; once in this life of control, whatever comes of it."""
         self._asked.add(model)
-        _LOG.info("proof_started", model=model)
         try:
-            await self._prove(model)
+            async with self._alone:
+                _LOG.info("proof_started", model=model)
+                await self._prove(model)
             _LOG.info("proof_ended", model=model)
         except (OutpaceError, OSError) as error:
             _LOG.warning("proof_failed", model=model, reason=str(error))

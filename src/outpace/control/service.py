@@ -136,10 +136,12 @@ class Control:
     def _start_background(self) -> "list[asyncio.Task[None]]":
         """Parts that control can lose: they are neither waited for nor missed."""
         parts, served, started = self._parts, self.reconciler.served, []
+        # One experiment at a time: two would measure each other.
+        alone = asyncio.Lock()
         if parts.prove is not None:
-            started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock).run()))
+            started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock, alone).run()))
         if parts.profile is not None:
-            profiler = Profiler(parts.profile, served, self.reconciler.scaler.pressure, parts.clock)
+            profiler = Profiler(parts.profile, served, self.reconciler.scaler.pressure, parts.clock, alone)
             started.append(asyncio.create_task(profiler.run()))
         return started
 

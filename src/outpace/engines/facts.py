@@ -13,9 +13,12 @@ _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 # Settings that hold the KV cache's format, and the formats that they take.
 _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "llamacpp": (("cache_type_k", "cache_type_v"), ("f16", "f32", "bf16", "q8_0", "q5_1", "q4_0")),
+    "openvino": (("kv_cache",), ("u8", "f16", "bf16", "f32")),
 }
 # What an engine keeps keys and values at when it is not told.
-DEFAULT_KV = {"llamacpp": "f16"}
+DEFAULT_KV = {"llamacpp": "f16", "openvino": "u8"}
+# Formats of keys and values that round nothing a 16-bit model would notice.
+WHOLE_KV = ("f16", "bf16", "f32")
 
 
 def engine_version(engine: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,7 @@ def require_lm_eval() -> None:
 
 def score(order: TaskOrder, report: Report) -> list[TaskScore]:
     """The scores of a deployment. Raises InvalidInput for tasks that cannot be asked here, and EngineFailed."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -71,7 +73,8 @@ def score(order: TaskOrder, report: Report) -> list[TaskScore]:
         tasks=list(order.tasks),
         task_manager=known,
         limit=order.limit,
-        bootstrap_iters=0,
+        # More than none, so that means get their standard error, which needs no resampling.
+        bootstrap_iters=1,
         log_samples=False,
         verbosity="ERROR",
     )
