@@ -84,15 +84,16 @@ def _story(home: "Home", model: str, plan: "Plan", *, is_quiet: bool) -> "Story"
 def _weights(home: "Home", model: str) -> "Weights":
     """The model as it is served here, exact, and unpacked for transformers where that is installed."""
     from outpace.hardware.machine import detect
+    from outpace.lab.checkpoints import PLAIN, produce_checkpoint
     from outpace.lab.layers import Weights
-    from outpace.lab.making import PLAIN_CHECKPOINT, REFERENCE, produce, produce_checkpoint, source_of
+    from outpace.lab.making import REFERENCE, produce, source_of
     from outpace.lab.naive import is_installed
     from outpace.lab.precisions import Precisions
     from outpace.values.clock import SystemClock
 
     source = source_of(model, home.artifacts)
     chosen = Precisions(home.artifacts, detect(), SystemClock()).choose(model)
-    folder = produce_checkpoint(model, PLAIN_CHECKPOINT, home.artifacts).path if is_installed() else None
+    folder = produce_checkpoint(model, PLAIN, home.artifacts).path if is_installed() else None
     return Weights(
         model=source.model,
         exact=produce(source, REFERENCE, home.artifacts).path,
