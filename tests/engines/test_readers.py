@@ -122,6 +122,13 @@ def test_any_text_passes_unchanged(texts: list[str], wants_usage: bool, is_space
     assert reader.is_estimated
 
 
+def test_llamacpps_guesses_are_counted_once() -> None:
+    guessed = b'"timings":{"predicted_n":2,"draft_n":8,"draft_n_accepted":5}'
+    reader = llama(wants_usage=True)
+    read(reader, LLAMA.replace(b'"timings":{"predicted_n":2}', guessed))
+    assert reader.usage == Usage(9, 3, cached_tokens=2, drafted_tokens=8, accepted_tokens=5)
+
+
 def test_llamacpps_own_marks_do_not_reach_the_client() -> None:
     reader = llama(wants_usage=True)
     sent = events(read(reader, LLAMA))
