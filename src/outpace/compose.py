@@ -14,7 +14,15 @@ import structlog
 
 from outpace import __version__
 from outpace import settings as settings_room
-from outpace.engines.facts import DEFAULT_KV, WHOLE_KV, engine_version, kv_settings, require_no_kv_settings
+from outpace.engines.facts import (
+    DEFAULT_KV,
+    UNPACKED,
+    WHOLE_KV,
+    engine_version,
+    is_unpacked,
+    kv_settings,
+    require_no_kv_settings,
+)
 from outpace.engines.speculation import require_no_speculation_settings, speculation_settings
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
@@ -215,7 +223,7 @@ class Models:
         require_no_kv_settings(engine, spec.engine_settings)
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
-        chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, resolved)
+        chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, _unpacked(resolved))
         return self._tuned(spec, chosen)
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
@@ -373,6 +381,14 @@ def _chosen_of(resolved: "Resolved", chosen: "Chosen") -> "Resolved":
         is_proven=choice.is_proven,
         engine_settings={} if is_default_kv else kv_settings(DEFAULT_ENGINE, kv),
     )
+
+
+def _unpacked(resolved: "Resolved") -> "Resolved":
+    """What an engine that reads no GGUF serves: the same numbers at 16 bit."""
+    if not is_unpacked(resolved.engine, resolved.artifact_path):
+        return resolved
+    reason = f"{resolved.precision} unpacked; {resolved.engine} reads no GGUF"
+    return msgspec.structs.replace(resolved, precision=UNPACKED, precision_reason=reason)
 
 
 def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":

@@ -1,5 +1,6 @@
 """Hugging Face checkpoint folders of the user's own: what serving must know of them, read and checked, not believed."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
     control_texts: tuple[str, ...]
     has_chat_template: bool
     mentions_tools: bool
+    # Of the vocabulary as the tokenizer's file writes it: equal for folders with the same one.
+    tokens_sha256: str
 
 
 class _Added(msgspec.Struct):
@@ -30,8 +33,13 @@ class _Added(msgspec.Struct):
     special: bool = False
 
 
+class _Model(msgspec.Struct, frozen=True):
+    vocab: msgspec.Raw = msgspec.Raw(b"")
+
+
 class _Tokenizer(msgspec.Struct):
     added_tokens: list[_Added] = []
+    model: _Model = _Model()
 
 
 def read_folder(folder: Path) -> FolderFacts:
@@ -44,15 +52,16 @@ def read_folder(folder: Path) -> FolderFacts:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise WeightsInvalid(f"config.json of {folder.name} names no architecture")
-    template = _template(folder)
+    template, tokenizer = _template(folder), _tokenizer(folder)
     return FolderFacts(
         architecture=architectures[0],
         context_tokens=_count(inner, "max_position_embeddings", folder, _MOST_CONTEXT_TOKENS),
         vocabulary=_count(inner, "vocab_size", folder, 1 << 28),
         precision=_precision(config),
-        control_texts=_control_texts(folder),
+        control_texts=tuple(token.content for token in tokenizer.added_tokens if token.special),
         has_chat_template=bool(template),
         mentions_tools="tools" in template,
+        tokens_sha256=hashlib.sha256(tokenizer.model.vocab).hexdigest(),
     )
 
 
@@ -92,15 +101,14 @@ def _precision(config: dict[str, Any]) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "unknown")[:40]
 
 
-def _control_texts(folder: Path) -> tuple[str, ...]:
+def _tokenizer(folder: Path) -> _Tokenizer:
     raw = _read(folder / "tokenizer.json")
     if raw is None:
         raise WeightsInvalid(f"{folder.name} holds no tokenizer.json; save its fast tokenizer there")
     try:
-        added = msgspec.json.decode(raw, type=_Tokenizer).added_tokens
+        return msgspec.json.decode(raw, type=_Tokenizer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsInvalid(f"tokenizer.json of {folder.name} is not sound: {error}") from error
-    return tuple(token.content for token in added if token.special)
 
 
 def _template(folder: Path) -> str:

@@ -14,11 +14,22 @@ _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "llamacpp": (("cache_type_k", "cache_type_v"), ("f16", "f32", "bf16", "q8_0", "q5_1", "q4_0")),
     "openvino": (("kv_cache",), ("u8", "f16", "bf16", "f32")),
+    "sglang": (("kv_cache_dtype",), ("fp8_e4m3", "fp8_e5m2", "bf16")),
+    "vllm": (("kv_cache_dtype",), ("fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16")),
 }
 # What an engine keeps keys and values at when it is not told.
 DEFAULT_KV = {"llamacpp": "f16", "openvino": "u8"}
 # Formats of keys and values that round nothing a 16-bit model would notice.
 WHOLE_KV = ("f16", "bf16", "f32")
+
+# These read no GGUF: it is unpacked for them once.
+UNPACKED = "bf16"
+_UNPACKING = frozenset({"sglang", "tensorrt-llm", "vllm"})
+
+
+def is_unpacked(engine: str, artifact_path: str | None) -> bool:
+    """The engine serves these weights at `UNPACKED`, whatever the file holds."""
+    return engine in _UNPACKING and artifact_path is not None and artifact_path.endswith(".gguf")
 
 
 def engine_version(engine: str) -> str | None:

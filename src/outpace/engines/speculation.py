@@ -18,6 +18,7 @@ METHODS: dict[str, dict[str, Settings]] = {
         "ngram-cache": {"speculation": "ngram_cache"},
     },
     "openvino": {"ngram": {"speculation": "lookup"}},
+    "sglang": {"ngram": {"speculation": "ngram"}},
     "vllm": {"ngram": {"speculation": "ngram"}},
 }
 # Engines that are told per request whether to guess; the others do what they were launched with.

@@ -19,7 +19,7 @@ from outpace.engines.parameters import settings_of
 from outpace.engines.protocol import Capabilities
 from outpace.engines.served import PARAMETERS, ServedEngine
 from outpace.engines.served_body import Quirks
-from outpace.engines.vllm_main import VllmConfig
+from outpace.engines.vllm_main import DRAFT, VllmConfig
 from outpace.values.deployment import Launch, LaunchOrder
 from outpace.values.errors import InvalidInput
 
@@ -83,6 +83,7 @@ class Vllm(ServedEngine):
             weights=order.artifact_path,
             artifacts_dir=order.artifacts_dir or "",
             arguments=(*_model_flags(order), *_flags(settings)),
+            draft=settings.draft_model,
         )
         launch = child.launch_module("outpace.engines.vllm_main", config, path, order.token)
         return msgspec.structs.replace(launch, env={**launch.env, **_environment(settings, order)})
@@ -131,7 +132,7 @@ def _speculation(settings: VllmSettings) -> str:
         raise InvalidInput("engine_settings.draft_model", "name the draft model's folder, or use ngram")
     config: dict[str, object] = {"num_speculative_tokens": settings.speculative_tokens}
     if settings.speculation == "draft":
-        config |= {"model": settings.draft_model, "method": "draft_model"}
+        config |= {"model": DRAFT, "method": "draft_model"}
     else:
         config |= {"method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2}
     return msgspec.json.encode(config).decode()

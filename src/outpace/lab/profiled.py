@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from outpace.catalogue import ArtifactStore, gguf
+from outpace.catalogue.folders import read_folder
 from outpace.catalogue.resolve import resolve
 from outpace.engines.speculation import (
     DRAFT,
@@ -107,9 +108,13 @@ class Profiled:
             raise InvalidInput(
                 "speculation", f"the weights of {name} are not here; `outpace pull {name}` first"
             )
-        draft, main = gguf.read(resolved.artifact_path), gguf.read(Path(variant.artifact_path))
-        require_same_tokens(name, draft.tokens_sha256, variant.model, main.tokens_sha256)
+        draft, main = _tokens_of(resolved.artifact_path), _tokens_of(Path(variant.artifact_path))
+        require_same_tokens(name, draft, variant.model, main)
         return str(resolved.artifact_path)
+
+
+def _tokens_of(weights: Path) -> str:
+    return read_folder(weights).tokens_sha256 if weights.is_dir() else gguf.read(weights).tokens_sha256
 
 
 def conditions_of(variant: Variant, machine: str) -> Conditions:
