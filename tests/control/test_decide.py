@@ -16,6 +16,7 @@ from outpace.control.decide import (
     Start,
     decide,
     deployment_state,
+    routed,
     shown_digest,
 )
 from outpace.fleet.replicas import Life, turned
@@ -41,8 +42,8 @@ def _life(
     )
 
 
-def _wants(desired: int = 1, *, may_start: bool = True) -> dict[str, Standing]:
-    return {"a": Standing(name="a", digest="new", desired=desired, may_start=may_start)}
+def _wants(desired: int = 1, *, loaded: int = 0, may_start: bool = True) -> dict[str, Standing]:
+    return {"a": Standing(name="a", digest="new", desired=desired, loaded=loaded, may_start=may_start)}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,10 @@ def _wants(desired: int = 1, *, may_start: bool = True) -> dict[str, Standing]:
         (_wants(2, may_start=False), [], []),
         (_wants(1), [_life("a@1")], []),
         (_wants(2), [_life("a@2")], [Start("a@1", "a")]),
+        # Loaded ones stand by beyond those.
+        (_wants(1, loaded=1), [_life("a@1")], [Start("a@2", "a")]),
+        (_wants(0, loaded=1), [_life("a@1")], []),
+        (_wants(0, loaded=1), [_life("a@1"), _life("a@2")], [Retire("a@2")]),
         # A process that is not gone yet keeps its number.
         (_wants(1), [_life("a@1", "failed")], []),
         (_wants(1), [_life("a@1", "failed", is_running=False)], [Start("a@1", "a")]),
@@ -137,3 +142,15 @@ def _after(lives: Sequence[Life], actions: Sequence[Action]) -> list[Life]:
             del by_id[action.replica_id]
     answered = [turned(life, "answered") for life in by_id.values() if life.state != "draining"]
     return [msgspec.structs.replace(life, is_running=life.state != "failed") for life in answered]
+
+
+def test_traffic_goes_to_those_longest_ready_and_only_to_as_many_as_are_desired() -> None:
+    lives = [
+        _life("a@1", ready_at=30.0),
+        _life("a@2", ready_at=10.0),
+        _life("a@3", "starting"),
+        _life("a@4", ready_at=20.0),
+        _life("a@5", ready_at=1.0, digest="old"),
+    ]
+    assert [life.id for life in routed(_wants(2, loaded=1)["a"], lives, "new")] == ["a@2", "a@4"]
+    assert routed(_wants(0, loaded=1)["a"], lives, "new") == []

@@ -18,8 +18,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     digest: str
     desired: int
+    # Beyond those: loaded and idle, out of the snapshot.
+    loaded: int = 0
     # Its weights are here and its breaker lets a start through now.
     may_start: bool
+
+    @property
+    def kept(self) -> int:
+        """Replicas that shall exist."""
+        return self.desired + self.loaded
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -64,6 +71,12 @@ def shown_digest(standing: Standing | None, lives: Sequence[Life]) -> str | None
     return others[0]
 
 
+def routed(standing: Standing, lives: Sequence[Life], digest: str | None) -> list[Life]:
+    """The replicas of the shown version that get traffic: those longest ready; others stand by."""
+    ready = [life for life in lives if life.state == "ready" and life.digest == digest]
+    return sorted(ready, key=_seniority)[: standing.desired]
+
+
 def deployment_state(num_ready: int, *, is_given_up: bool, is_asleep: bool = False) -> DeploymentState:
     """The state that users see; one ready replica is enough to serve."""
     if num_ready:
@@ -76,7 +89,7 @@ def deployment_state(num_ready: int, *, is_given_up: bool, is_asleep: bool = Fal
 def _retirements(standing: Standing | None, own: Sequence[Life]) -> list[Action]:
     current = _current(standing, own)
     old = [life for life in own if life.state in _LIVE and life not in current]
-    surplus = current[standing.desired :] if standing else []
+    surplus = current[standing.kept :] if standing else []
     return [Retire(life.id) for life in surplus + _replaced(standing, current, old)]
 
 
@@ -93,9 +106,9 @@ def _replaced(standing: Standing | None, current: Sequence[Life], old: Sequence[
 def _starts(standing: Standing | None, own: Sequence[Life]) -> list[Action]:
     if standing is None:
         return []
-    kept = _current(standing, own)[: standing.desired]
+    kept = _current(standing, own)[: standing.kept]
     again = [life.id for life in kept if life.state == "failed" and not life.is_running]
-    missing = standing.desired - len(kept)
+    missing = standing.kept - len(kept)
     back = [life.id for life in own if _can_come_back(life, standing)][:missing]
     if not standing.may_start:
         return [Recall(replica_id) for replica_id in back]
@@ -113,7 +126,12 @@ def _current(standing: Standing | None, own: Sequence[Life]) -> list[Life]:
     if standing is None:
         return []
     current = [life for life in own if life.state in _LIVE and life.digest == standing.digest]
-    return sorted(current, key=lambda life: (_WORTH[life.state], _index(life.id)))
+    return sorted(current, key=lambda life: (_WORTH[life.state], *_seniority(life)))
+
+
+def _seniority(life: Life) -> tuple[float, int]:
+    """Those that serve longest first: one that took over from another is not put back by its successor."""
+    return life.ready_at or 0.0, _index(life.id)
 
 
 def _fresh_ids(standing: Standing, own: Sequence[Life], count: int) -> list[str]:

@@ -1,13 +1,22 @@
 """The reconcile loop: take in what happened, decide, act, publish."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 import structlog
 
 from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
-from outpace.control.decide import Recall, Retire, Standing, Start, decide, deployment_state, shown_digest
+from outpace.control.decide import (
+    Recall,
+    Retire,
+    Standing,
+    Start,
+    decide,
+    deployment_state,
+    routed,
+    shown_digest,
+)
 from outpace.control.keys import Key
 from outpace.control.parts import ControlParts
 from outpace.control.replicas import Replicas
@@ -47,6 +56,8 @@ class Reconciler:
         self._count_failure = count_failure
         self._announce = announce
         self._listed_s = float("-inf")
+        # Ready replicas that get no traffic.
+        self._idle: set[str] = set()
         self._started_s = parts.clock.monotonic_s()
 
     # What others tell it
@@ -139,9 +150,38 @@ class Reconciler:
             self.replicas.recall(recall.replica_id)
         retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         # Out of the snapshot first, so that no new request comes while the running ones end.
+        await self._hand_over(retiring)
         self.publish(without=retiring)
         for replica_id in retiring:
             self.replicas.retire(replica_id)
+        await self._keep_standbys()
+
+    async def _hand_over(self, without: set[str]) -> None:
+        """Those that stood by and are to get traffic now must answer first."""
+        routed = {life.id for served in self._launched().values() for life in self._routed(served, without)}
+        await asyncio.gather(*(self.replicas.require_alive(idle) for idle in routed & self._idle))
+        ready = {life.id for life in self.replicas.lives.values() if life.state == "ready"}
+        self._idle = ready - routed
+
+    async def _keep_standbys(self) -> None:
+        """Engines imported ahead; while replicas start, a refill would only slow them down."""
+        if any(life.state == "starting" for life in self.replicas.lives.values()):
+            return
+        wanted: dict[str, int] = {}
+        for served in self._launched().values():
+            module = self._standby_module(served)
+            wanted[module] = max(wanted.get(module, 0), served.wanted.spec.replicas.stands_by.imported)
+        wanted.pop("", None)
+        await self.replicas.standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
+
+    def _standby_module(self, served: Served) -> str:
+        if not served.is_here:
+            return ""
+        return self._parts.engine(served.require_resolved().engine).capabilities.standby_module
+
+    def num_imported(self, served: Served) -> int:
+        """Processes that stand by with this deployment's engine imported."""
+        return self.replicas.standbys.counts().get(self._standby_module(served), 0)
 
     async def _tick_safely(self) -> None:
         try:
@@ -192,8 +232,9 @@ class Reconciler:
         """What an earlier control had running is not put to sleep by this one's start."""
         for name, served in self._launched().items():
             running = [life for life in self.replicas.of(name) if life.state in ("ready", "starting")]
-            if running:
-                self.scaler.want(served.wanted, at_least=len(running))
+            serving = len(running) - served.wanted.spec.replicas.stands_by.loaded
+            if serving > 0:
+                self.scaler.want(served.wanted, at_least=serving)
 
     # The snapshot
 
@@ -211,12 +252,12 @@ class Reconciler:
         """A deployment as the gateway shall see it now."""
         if served.is_external:
             return self._external_entry(served)
-        own = [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
+        own = self._own(served, without)
         now_s = self._parts.clock.monotonic_s()
         digest = shown_digest(self._standing(served, now_s), own)
         facts = self._facts(served, digest)
         variant = facts.variants[0].id if facts.variants else ""
-        replicas = launched_entries(own, digest, facts.replica_in_flight, variant)
+        replicas = launched_entries(self._routed(served, without), digest, facts.replica_in_flight, variant)
         starting_s = [life.started_s for life in own if life.state == "starting"]
         return msgspec.structs.replace(
             facts,
@@ -227,6 +268,18 @@ class Reconciler:
             ready_in_s=None if replicas else expected_s(served, now_s, min(starting_s, default=now_s)),
             wakes=self.scaler[served.wanted.spec.name].may_sleep,
         )
+
+    def _own(self, served: Served, without: Container[str]) -> list[Life]:
+        return [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
+
+    def _routed(self, served: Served, without: Container[str]) -> list[Life]:
+        own = self._own(served, without)
+        standing = self._standing(served, self._parts.clock.monotonic_s())
+        return routed(standing, own, shown_digest(standing, own))
+
+    def is_idle(self, replica_id: str) -> bool:
+        """It is loaded and stands by."""
+        return replica_id in self._idle
 
     def _state(self, served: Served, num_ready: int) -> DeploymentState:
         name = served.wanted.spec.name

@@ -11,12 +11,13 @@ import structlog
 from outpace.control.assembly import Note, facts_of, settings_of
 from outpace.control.parts import ControlParts
 from outpace.control.served import Served
+from outpace.control.standbys import Standbys
 from outpace.engines.protocol import Engine
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
 from outpace.fleet.replicas import Life, Turn, turned
 from outpace.fleet.starts import StartHistory, phases_told
-from outpace.values.deployment import LaunchOrder
+from outpace.values.deployment import Launch, LaunchOrder
 from outpace.values.errors import OutpaceError
 from outpace.values.snapshot import DeploymentEntry, Snapshot
 from outpace.values.starts import StartedFrom, start_bill
@@ -24,6 +25,7 @@ from outpace.values.starts import StartedFrom, start_bill
 _LOG = structlog.get_logger()
 _POOL_AGAIN_S = 0.25
 _NEVER_S = float("-inf")
+_HAND_OVER_DEADLINE_S = 0.5
 
 
 class Cost(msgspec.Struct):
@@ -56,6 +58,7 @@ class Replicas:
         self._ends: list[Child] = []
         self._costs: dict[str, Cost] = {}
         self.history = StartHistory(parts.home.starts)
+        self.standbys = Standbys(parts.pool, parts.clock)
 
     def of(self, deployment: str) -> list[Life]:
         """The replicas of a deployment, by number."""
@@ -79,6 +82,7 @@ class Replicas:
         """Turn the lives whose ends were told."""
         ends, self._ends = self._ends, []
         for child in ends:
+            self.standbys.take_end(child)
             self._take_end(child)
 
     async def compare_with_pool(self) -> None:
@@ -92,8 +96,9 @@ class Replicas:
                 )
             if child.exit_code is not None:
                 self._take_end(child)
+        self.standbys.missed(children.values())
         for child in children.values():
-            if child.exit_code is None and child.name not in self.lives:
+            if child.exit_code is None and child.name not in self.lives and child.name not in self.standbys:
                 _LOG.warning("unknown_replica_stopped", replica=child.name, pid=child.pid)
                 await self._parts.pool.stop(child.name, self._parts.replica_policy.stop_grace_s)
 
@@ -251,12 +256,36 @@ class Replicas:
             facts=facts,
             canary=resolved.canary,
         )
-        child = await self._parts.pool.start(life.id, launch, msgspec.json.encode(note).decode())
-        self._costs[life.id] = Cost({"place": self._parts.clock.monotonic_s() - life.started_s})
+        child, started_from = await self._process(life, launch, msgspec.json.encode(note).decode())
+        place_s = self._parts.clock.monotonic_s() - life.started_s
+        self._costs[life.id] = Cost({"place": place_s}, started_from)
         self._notes[life.id] = note
         return msgspec.structs.replace(
             life, address=launch.address, token=launch.token, pid=child.pid, is_running=True
         )
+
+    async def _process(self, life: Life, launch: Launch, note: str) -> tuple[Child, StartedFrom]:
+        """The replica's process: one that stands by, or else a new one."""
+        standby = self.standbys.take(launch)
+        if standby is not None:
+            try:
+                return await self._parts.pool.hand_over(standby, life.id, launch, note), "imported"
+            except OutpaceError as error:
+                _LOG.warning("standby_refused", replica=life.id, standby=standby, reason=str(error))
+        return await self._parts.pool.start(life.id, launch, note), "nothing"
+
+    async def require_alive(self, replica_id: str) -> None:
+        """Before a loaded replica that stood by gets traffic: it answers, or it is ended and counts as hung."""
+        from outpace.fleet.probe import Probe
+
+        life = self.lives[replica_id]
+        readiness = self._engine_of(life).readiness(self._notes[life.id].facts)
+        async with Probe(life.address, life.token) as probe:
+            if await probe.is_up(readiness.path, _HAND_OVER_DEADLINE_S):
+                return
+        self._end_tending(life.id)
+        self._fail(life, "hung", "it did not answer when it was to take over")
+        self._tending[life.id] = asyncio.create_task(self._stop(life, 0.0))
 
     async def _drain(self, life: Life, *, was_serving: bool) -> None:
         policy = self._parts.replica_policy

@@ -113,6 +113,7 @@ class Served:
             name=self.wanted.spec.name,
             digest=self.digest,
             desired=desired,
+            loaded=self.wanted.spec.replicas.stands_by.loaded,
             may_start=self.is_here and start_s is not None and now_s >= start_s,
         )
 

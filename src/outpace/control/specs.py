@@ -15,6 +15,8 @@ from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse
 AUTO = "auto"
 MOST_REPLICAS = 64
 _MOST_STARTS = 3600
+# Processes without a model; more than starts at once are of no use.
+MOST_IMPORTED = 16
 _KEYS = tuple(field.name for field in msgspec.structs.fields(DeploymentSpec))
 # Names become parts of file names, socket paths, URLs and metric labels.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -175,8 +177,17 @@ def _check_replicas(spec: DeploymentSpec) -> None:
         raise InvalidInput("replicas.max", f"is smaller than replicas.min ({replicas.min})")
     if max(replicas.min, replicas.max) > MOST_REPLICAS:
         raise InvalidInput("replicas.max", f"at most {MOST_REPLICAS}")
-    if replicas.standby not in (0, Standby()):
-        raise InvalidInput("replicas.standby", "standby replicas are not part of this version; leave it 0")
+    _check_standby(spec)
+
+
+def _check_standby(spec: DeploymentSpec) -> None:
+    standby = spec.replicas.stands_by
+    if not 0 <= standby.loaded <= MOST_REPLICAS:
+        raise InvalidInput("replicas.standby.loaded", f"between 0 and {MOST_REPLICAS}")
+    if not 0 <= standby.imported <= MOST_IMPORTED:
+        raise InvalidInput("replicas.standby.imported", f"between 0 and {MOST_IMPORTED}")
+    if spec.external is not None and standby != Standby():
+        raise InvalidInput("replicas.standby", "leave it out; nothing is started for an external API")
 
 
 def _check_expectations(spec: DeploymentSpec) -> None:

@@ -43,6 +43,7 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "tasks": list(entry.tasks),
         "spec": spec_document(spec),
         "notes": notes_on(spec),
+        "standby": None if served.is_external else _standby(served, reconciler),
         "starts": [start_document(bill) for bill in reconciler.replicas.history.of(spec.name)[-STARTS_TOLD:]],
         "replicas": _external(entry) if served.is_external else _replicas(reconciler, spec.name),
         "desired": 1 if served.is_external else reconciler.scaler[spec.name].desired,
@@ -113,7 +114,17 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 
 def _replicas(reconciler: Reconciler, name: str) -> list[dict[str, Any]]:
-    return [_replica(life) for life in reconciler.replicas.of(name)]
+    return [_replica(life, reconciler.is_idle(life.id)) for life in reconciler.replicas.of(name)]
+
+
+def _standby(served: Served, reconciler: Reconciler) -> dict[str, Any]:
+    """What is wanted to stand by, and what does now; imported ones serve every deployment of their engine."""
+    idle = [life for life in reconciler.replicas.of(served.wanted.spec.name) if reconciler.is_idle(life.id)]
+    return {
+        "wanted": msgspec.to_builtins(served.wanted.spec.replicas.stands_by),
+        "loaded": len(idle),
+        "imported": reconciler.num_imported(served),
+    }
 
 
 def start_document(bill: StartBill) -> dict[str, Any]:
@@ -144,10 +155,11 @@ def _scaling(scaler: Scaler, name: str) -> dict[str, Any]:
     }
 
 
-def _replica(life: Life) -> dict[str, Any]:
+def _replica(life: Life, is_idle: bool) -> dict[str, Any]:
     return {
         "id": life.id,
-        "state": life.state,
+        # Loaded, and no traffic comes to it.
+        "state": "standby" if is_idle else life.state,
         "pid": life.pid if life.is_running else None,
         "reason": life.reason,
         "load_s": None if life.load_s is None else round(life.load_s, 3),

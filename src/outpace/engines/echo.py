@@ -27,6 +27,7 @@ PARAMETERS: dict[Task, frozenset[str]] = {
     "completions": frozenset({*_TEXT, "prompt"}),
     "embeddings": frozenset({"input", "dimensions", "encoding_format"}),
 }
+_MODULE = "outpace.engines.echo_server"
 _DECLARED = Declared("echo", PARAMETERS)
 # Settings of a deployment that reach an engine through the order.
 _ORDERED = frozenset({"threads"})
@@ -43,7 +44,10 @@ class Echo:
     name = "echo"
     load_path: str | None = "/stats"
     capabilities = Capabilities(
-        tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS, deterministic=True
+        tasks=frozenset({"chat", "completions", "embeddings"}),
+        parameters=PARAMETERS,
+        deterministic=True,
+        standby_module=_MODULE,
     )
 
     def launch(self, order: LaunchOrder) -> Launch:
@@ -52,7 +56,7 @@ class Echo:
             switches = msgspec.structs.replace(switches, context_tokens=order.context_tokens)
         path = child.socket_path(order)
         config = EchoConfig(address=f"unix:{path}", model=order.deployment, switches=switches)
-        return child.launch_module("outpace.engines.echo_server", config, path, order.token)
+        return child.launch_module(_MODULE, config, path, order.token)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         body = {"model": deployment.engine_model, "prompt": "ready", "max_tokens": 1}

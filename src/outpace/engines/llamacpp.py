@@ -73,6 +73,7 @@ PARAMETERS: dict[Task, frozenset[str]] = {
     "completions": frozenset({*_TEXT, "prompt", "echo"}),
     "embeddings": frozenset({"input", "encoding_format"}),
 }
+_MODULE = "outpace.engines.llamacpp_main"
 _DECLARED = Declared("llamacpp", PARAMETERS)
 _ORDERED = frozenset({"parallel", "context_tokens", "threads"})
 _EMBEDDING_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
@@ -87,7 +88,9 @@ class LlamaCpp:
 
     name = "llamacpp"
     load_path: str | None = "/metrics"
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS, standby_module=_MODULE
+    )
 
     def launch(self, order: LaunchOrder) -> Launch:
         settings = settings_of(order.engine_settings, LlamaSettings, self.name, _ORDERED)
@@ -106,7 +109,7 @@ class LlamaCpp:
             threads=order.threads,
             embeddings="embeddings" in order.tasks,
         )
-        return child.launch_module("outpace.engines.llamacpp_main", config, path, order.token)
+        return child.launch_module(_MODULE, config, path, order.token)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         is_embedding = deployment.tasks == ("embeddings",)

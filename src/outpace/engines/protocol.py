@@ -31,6 +31,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     is_launched: bool = True
     # How the adapter was tried: with the real program, or only against its published protocol.
     tested_with: Literal["the program", "its protocol"] = "the program"
+    # The module behind `-m` in its launches, when a process may import it ahead and wait (`engines/standby`).
+    standby_module: str = ""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

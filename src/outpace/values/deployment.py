@@ -49,6 +49,11 @@ class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Most replicas that load may start within an hour, however much it flaps.
     starts_per_hour: int = 60
 
+    @property
+    def stands_by(self) -> Standby:
+        """What stands by, step by step."""
+        return Standby(loaded=self.standby) if isinstance(self.standby, int) else self.standby
+
 
 class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An OpenAI-compatible API elsewhere; the key stays in the environment variable."""

@@ -1,0 +1,134 @@
+"""Standing by in a real pool: handed over, verified, refilled, and gone when not wanted."""
+
+import os
+import signal
+
+import pytest
+from tests.control.rig import Rig, rig_in, wanted
+from tests.fleet.launching import is_running
+
+from outpace.control.standbys import Standbys
+from outpace.fleet.handover import standby_launch
+from outpace.fleet.pool import Child
+from outpace.values.clock import ManualClock
+from outpace.values.deployment import Launch, Replicas, Standby
+from outpace.values.errors import EngineFailed
+from outpace.values.home import Home
+from outpace.values.signals import Demand, DeploymentDemand
+
+_ECHO = "outpace.engines.echo_server"
+_IMPORTED = Replicas(min=0, max=2, standby=Standby(imported=1))
+_LOADED = Replicas(min=0, max=2, standby=1)
+
+
+def _ask(rig: Rig) -> None:
+    rig.reconciler.take_demand(Demand(worker=0, deployments={"chat": DeploymentDemand(waiting=1)}))
+
+
+def _standing(rig: Rig) -> list[int]:
+    return [standing.pid for standing in rig.reconciler.replicas.standbys._standing.values()]
+
+
+async def test_a_sleeper_wakes_in_a_process_that_stood_by_and_another_takes_its_place(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=_IMPORTED), at_least=0)
+        await rig.until(lambda: len(_standing(rig)) == 1)
+        assert rig.lives == {}
+        (stood_by,) = _standing(rig)
+        _ask(rig)
+        await rig.until_shown("chat@1")
+        assert rig.lives["chat@1"].pid == stood_by
+        await rig.until(lambda: len(_standing(rig)) == 1)
+        assert _standing(rig) != [stood_by]
+        await rig.until(lambda: bool(rig.reconciler.replicas.history.of("chat")))
+        bill = rig.reconciler.replicas.history.of("chat")[-1]
+        assert (bill.started_from, "process" in bill.phases) == ("imported", False)
+        rig.reconciler.unwant("chat")
+        await rig.until(lambda: not _standing(rig) and not rig.lives)
+
+
+async def test_one_that_was_killed_is_noticed_and_started_again(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=_IMPORTED), at_least=0)
+        await rig.until(lambda: len(_standing(rig)) == 1)
+        (first,) = _standing(rig)
+        os.kill(first, signal.SIGKILL)
+        await rig.until(lambda: len(_standing(rig)) == 1 and _standing(rig) != [first])
+
+
+async def test_one_that_does_not_answer_is_ended_and_the_start_goes_on_without_it(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=_IMPORTED), at_least=0)
+        await rig.until(lambda: len(_standing(rig)) == 1)
+        (mute,) = _standing(rig)
+        os.kill(mute, signal.SIGSTOP)
+        _ask(rig)
+        await rig.until_shown("chat@1")
+        assert rig.lives["chat@1"].pid != mute
+        assert not is_running(mute)
+
+
+async def test_a_loaded_one_gets_traffic_only_when_it_is_asked_for(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=_LOADED), at_least=0)
+        await rig.until(lambda: rig.reconciler.is_idle("chat@1"))
+        assert rig.shown() == []
+        assert rig.snapshot().deployments["chat"].state == "sleeping"
+        pid = rig.lives["chat@1"].pid
+        _ask(rig)
+        await rig.until_shown("chat@1")
+        assert rig.lives["chat@1"].pid == pid
+        await rig.until(lambda: rig.reconciler.is_idle("chat@2"))
+        assert rig.shown() == ["chat@1"]
+
+
+async def test_a_loaded_one_that_hangs_is_not_handed_over(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=_LOADED), at_least=0)
+        await rig.until(lambda: rig.reconciler.is_idle("chat@1"))
+        pid = rig.lives["chat@1"].pid
+        os.kill(pid or 0, signal.SIGSTOP)
+        await rig.reconciler.replicas.require_alive("chat@1")
+        assert rig.lives["chat@1"].state == "failed"
+        _ask(rig)
+        await rig.until(lambda: bool(rig.shown()))
+        assert all(life.pid != pid for life in rig.lives.values())
+
+
+async def test_a_replica_that_dies_is_replaced_by_the_loaded_one(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=Replicas(min=1, max=1, standby=1)))
+        await rig.until(lambda: len(rig.shown()) == 1 and len(rig.reconciler._idle) == 1)
+        (serving,), (idle,) = rig.shown(), rig.reconciler._idle
+        os.kill(rig.lives[serving].pid or 0, signal.SIGKILL)
+        await rig.until_shown(idle)
+        await rig.until(lambda: len(rig.reconciler._idle) == 1)
+        assert rig.shown() == [idle]
+
+
+class _NoPool:
+    """A pool that cannot start anything to stand by."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
+        self.asked += 1
+        raise EngineFailed("no room")
+
+
+async def test_what_cannot_be_started_is_tried_again_with_patience() -> None:
+    clock, pool = ManualClock(), _NoPool()
+    standbys = Standbys(pool, clock)  # type: ignore[arg-type]
+    for _ in range(100):
+        await standbys.keep({_ECHO: 1}, 1.0)
+        clock.advance(0.25)
+    # 25 s with waits of 1, 2, 4, 8, 16 s.
+    assert pool.asked == 5
+    assert standbys.take(standby_launch(_ECHO)) is None
+
+
+@pytest.mark.parametrize("argv", [("sleep", "1"), ("python", "-m", "other"), ("python", "-m")])
+def test_a_launch_of_another_kind_takes_none(argv: tuple[str, ...]) -> None:
+    standbys = Standbys(_NoPool(), ManualClock())  # type: ignore[arg-type]
+    assert standbys.take(Launch(argv=argv, address="", token="")) is None
