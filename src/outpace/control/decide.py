@@ -74,7 +74,7 @@ def shown_digest(standing: Standing | None, lives: Sequence[Life]) -> str | None
 def routed(standing: Standing, lives: Sequence[Life], digest: str | None) -> list[Life]:
     """The replicas of the shown version that get traffic: those longest ready; others stand by."""
     ready = [life for life in lives if life.state == "ready" and life.digest == digest]
-    return sorted(ready, key=_seniority)[: standing.desired]
+    return sorted(sorted(ready, key=_seniority)[: standing.desired], key=lambda life: _index(life.id))
 
 
 def deployment_state(num_ready: int, *, is_given_up: bool, is_asleep: bool = False) -> DeploymentState:
