@@ -6,6 +6,7 @@ import typer
 
 # name → module with `register(group)`. A module imports at its top only what is quick.
 BENCHES: dict[str, str] = {
+    "coldstart": "outpace.cli.bench_coldstart",
     "layers": "outpace.cli.bench_layers",
     "load": "outpace.cli.bench_load",
     "speculation": "outpace.cli.bench_speculation",
