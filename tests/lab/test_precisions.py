@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from tests.precision.small import matrices, verdict, write_gguf
 
-from outpace.hardware.machine import Machine
-from outpace.lab.gate import engine_version, machine_name
+from outpace.hardware.machine import Machine, machine_name
+from outpace.lab.gate import engine_version
 from outpace.lab.making import Product, find_product, produce, source_of
 from outpace.lab.precisions import Precisions
 from outpace.lab.speed import Speed, SpeedStore

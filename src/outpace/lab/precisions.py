@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from outpace.engines import facts
-from outpace.hardware.machine import Machine
+from outpace.hardware.machine import Machine, machine_name
 from outpace.lab.canaries import Canaries, gate_and_record
-from outpace.lab.gate import GateOrder, Side, engine_version, machine_name
+from outpace.lab.gate import GateOrder, Side, engine_version
 from outpace.lab.making import Product, Source, find_product, produce, reference_format, source_of
 from outpace.lab.speed import SpeedStore, measure_speeds
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer

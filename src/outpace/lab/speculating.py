@@ -8,9 +8,8 @@ import msgspec
 
 from outpace.engines.facts import engine_version
 from outpace.engines.registry import engine
-from outpace.hardware.machine import detect
+from outpace.hardware.machine import detect, machine_name
 from outpace.lab.compare import Plan, Run, Say, Side, compare, gain_of
-from outpace.lab.gate import machine_name
 from outpace.lab.load import Target
 from outpace.lab.precisions import Precisions
 from outpace.lab.profiled import Profiled, Variant
