@@ -23,6 +23,7 @@ from outpace.control.replicas import Replicas
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
 from outpace.control.store import Wanted
+from outpace.control.warmth import Warmth
 from outpace.fleet.replicas import Life
 from outpace.values.deployment import DeploymentState
 from outpace.values.errors import OutpaceError
@@ -56,6 +57,7 @@ class Reconciler:
         self._count_failure = count_failure
         self._announce = announce
         self._listed_s = float("-inf")
+        self.warmth = Warmth(parts.clock)
         # Ready replicas that get no traffic.
         self._idle: set[str] = set()
         self._started_s = parts.clock.monotonic_s()
@@ -134,6 +136,7 @@ class Reconciler:
         finally:
             collecting.cancel()
             self.replicas.close()
+            self.warmth.close()
 
     async def tick(self) -> None:
         """One turn: facts in, decision, actions, snapshot."""
@@ -155,6 +158,7 @@ class Reconciler:
         for replica_id in retiring:
             self.replicas.retire(replica_id)
         await self._keep_standbys()
+        self.warmth.keep(self._weights_to_cache())
 
     async def _hand_over(self, without: set[str]) -> None:
         """Those that stood by and are to get traffic now must answer first."""
@@ -173,6 +177,16 @@ class Reconciler:
             wanted[module] = max(wanted.get(module, 0), served.wanted.spec.replicas.stands_by.imported)
         wanted.pop("", None)
         await self.replicas.standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
+
+    def _weights_to_cache(self) -> list[str]:
+        """Weights of deployments that want them kept in memory; a replica that runs keeps its own."""
+        wanted = [served for served in self._launched().values() if served.is_here]
+        paths = [
+            served.require_resolved().artifact_path
+            for served in wanted
+            if served.wanted.spec.replicas.stands_by.cached
+        ]
+        return [path for path in paths if path is not None]
 
     def _standby_module(self, served: Served) -> str:
         if not served.is_here:
