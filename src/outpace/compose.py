@@ -195,6 +195,7 @@ class Models:
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
         from outpace.catalogue import resolve
         from outpace.control.parts import Resolved
+        from outpace.fleet.sizing import require_room
 
         if spec.external is not None:
             return _elsewhere(spec.external)
@@ -224,6 +225,7 @@ class Models:
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, _unpacked(resolved))
+        require_room(spec.replicas, _replica_bytes(found, chosen), memory_bytes())
         return self._tuned(spec, chosen)
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
@@ -457,6 +459,16 @@ def _kv_bytes_per_token(found: "Found") -> float:
         path = found.artifact_path
         shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), found.model)
     return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
+
+
+def _replica_bytes(found: "Found", resolved: "Resolved") -> float:
+    """Memory of one replica: weights where they are known, the KV cache at 16 bit, and what is beside them."""
+    from outpace.fleet.sizing import REPLICA_EXTRA_BYTES
+
+    path = Path(resolved.artifact_path) if resolved.artifact_path else None
+    weights_bytes = path.stat().st_size if path is not None and path.is_file() else 0
+    tokens = resolved.parallel * (resolved.context_tokens or 0)
+    return weights_bytes + tokens * _kv_bytes_per_token(found) + REPLICA_EXTRA_BYTES
 
 
 def memory_bytes() -> int:
