@@ -329,6 +329,34 @@ async def test_a_replica_that_misses_its_canary_never_serves_and_the_next_choice
         )
 
 
+@pytest.mark.parametrize("misses_at", [2, 3])
+async def test_a_wake_is_handed_over_before_a_canary_that_was_answered_lately_and_ended_by_a_miss(
+    home: Home, misses_at: int
+) -> None:
+    asked: list[list[str]] = []
+
+    async def canary(address: str, token: str, variant: str) -> str | None:
+        asked.append(rig.shown())
+        return "canary: differs" if len(asked) == misses_at else None
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), canary="proven")
+
+    async with rig_in(home, resolve=resolve, canary=canary) as rig, rig:
+        rig.reconciler.want(wanted(replicas=1))
+        await rig.until_shown("chat@1")
+        # Nobody was let in before the first answer.
+        assert asked == [[]]
+        rig.reconciler.want(wanted(replicas=2))
+        await rig.until(lambda: len(asked) >= 2)
+        assert asked[1] == ["chat@1", "chat@2"]
+        if misses_at == 2:
+            # The one that missed is ended, and the next start waits for its answer again.
+            await rig.until(lambda: len(asked) == 3)
+            assert asked[2] == ["chat@1"]
+            await rig.until_shown("chat@1", "chat@2")
+
+
 _SLEEPS = Replicas(min=0, max=1, idle_s=0.2)
 
 

@@ -134,6 +134,8 @@ def _apply_fixed(p: Any) -> None:
     p.endpoint_metrics = True
     p.endpoint_slots = True
     p.ui = False
+    # The probe's token warms the model up, and clearing the KV cache twice takes long.
+    p.warmup = False
     p.offline = True
     p.cors_origins = ""
     # Comments would end the readers' fast path; the gateway keeps its clients' connections alive.
