@@ -80,10 +80,11 @@ def gateway_process(settings: Settings, index: int) -> None:
     journal = JournalWriter(home.journal, boot_id)
     column = Counters.open(home.counters).claim_column(boot_id)
     meter = Meter(journal, column, clock)
-    service = Service(meter=meter, engine=functools.cache(engine), secret=settings_room.secret, clock=clock)
+    service = Service(meter, functools.cache(engine), settings_room.secret, clock)
+    service.set_up(settings.queue_order, settings.workers)
     watch = SnapshotWatch(home.snapshot, clock, service.take_over)
     signals = WorkerSignals(
-        home.sockets, index, settings.workers, clock, demand=service.demand, on_snapshot=watch.look
+        home.sockets, index, settings.workers, clock, service.demand, watch.look, service.see_peers
     )
     service.on_held = signals.send_now
     gateway = Gateway(service=service, keys=Keys(clock), snapshot=lambda: watch.current, clock=clock)
@@ -331,11 +332,11 @@ class Models:
         return [listing(card, self._store) for card in shipped_cards().values()]
 
     def _in_flight(self, parallel: int) -> int:
-        """Twice what runs at once, so that no sequence waits for its next request; over all workers together.
+        """One worker's share of what runs at once; who waits does so in the gateway, where the line is fair.
 
         llama.cpp holds a thread for each request it has: with more requests than threads it answers nobody.
         """
-        return max(2, math.ceil(2 * parallel / self._workers))
+        return math.ceil(parallel / self._workers)
 
     def _size(self, found: "Found", settings: Mapping[str, str | int | float | bool]) -> "ReplicaSize":
         from outpace.fleet.sizing import ReplicaSize, replica_size
