@@ -60,6 +60,8 @@ class Reconciler:
         self.warmth = Warmth(parts.clock)
         # Ready replicas that get no traffic.
         self._idle: set[str] = set()
+        # Monotonic second of the last time that a deployment got a replica to serve with.
+        self._served_since_s: dict[str, float] = {}
         self._started_s = parts.clock.monotonic_s()
 
     # What others tell it
@@ -81,6 +83,7 @@ class Reconciler:
         """A deployment is not wanted any more; its replicas end after their requests."""
         self.scaler.forget(name)
         self.replicas.history.forget(name)
+        self._served_since_s.pop(name, None)
         served = self.served.pop(name, None)
         if served is not None:
             served.close()
@@ -106,6 +109,7 @@ class Reconciler:
         served = self._served_by(life)
         if served is not None:
             served.came_up(load_s)
+            self._served_since_s[life.deployment] = self._parts.clock.monotonic_s()
             self.scaler.touch(life.deployment, self._parts.clock.monotonic_s())
 
     def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
@@ -146,6 +150,7 @@ class Reconciler:
             served.resolve_when_due()
             served.reconsider_when_due()
         self._scale()
+        await self._hand_over()
         actions = decide(self._standings(), list(self.replicas.lives.values()))
         for start in [action for action in actions if isinstance(action, Start)]:
             await self.replicas.start(start.replica_id, self.served[start.deployment])
@@ -153,23 +158,26 @@ class Reconciler:
             self.replicas.recall(recall.replica_id)
         retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         # Out of the snapshot first, so that no new request comes while the running ones end.
-        await self._hand_over(retiring)
         self.publish(without=retiring)
         for replica_id in retiring:
             self.replicas.retire(replica_id)
         await self._keep_standbys()
         self.warmth.keep(self._weights_to_cache())
 
-    async def _hand_over(self, without: set[str]) -> None:
+    async def _hand_over(self) -> None:
         """Those that stood by and are to get traffic now must answer first."""
-        routed = {life.id for served in self._launched().values() for life in self._routed(served, without)}
-        await asyncio.gather(*(self.replicas.require_alive(idle) for idle in routed & self._idle))
+        routed = {life.id for served in self._launched().values() for life in self._routed(served)}
+        taking_over = routed & self._idle
+        await asyncio.gather(*(self.replicas.require_alive(idle) for idle in taking_over))
+        for idle in taking_over:
+            self._served_since_s[self.replicas.lives[idle].deployment] = self._parts.clock.monotonic_s()
         ready = {life.id for life in self.replicas.lives.values() if life.state == "ready"}
         self._idle = ready - routed
 
     async def _keep_standbys(self) -> None:
-        """Engines imported ahead; while replicas start, a refill would only slow them down."""
-        if any(life.state == "starting" for life in self.replicas.lives.values()):
+        """Engines imported ahead; while replicas start or have just begun, a refill would only slow them down."""
+        is_starting = any(life.state == "starting" for life in self.replicas.lives.values())
+        if is_starting or not all(self._may_refill(name) for name in self.served):
             return
         wanted: dict[str, int] = {}
         for served in self._launched().values():
@@ -226,7 +234,13 @@ class Reconciler:
         return {name: self._standing(served, now_s) for name, served in self._launched().items()}
 
     def _standing(self, served: Served, now_s: float) -> Standing:
-        return served.standing(self.scaler[served.wanted.spec.name].desired, now_s)
+        name = served.wanted.spec.name
+        standing = served.standing(self.scaler[name].desired, now_s)
+        return msgspec.structs.replace(standing, refills=self._may_refill(name))
+
+    def _may_refill(self, name: str) -> bool:
+        since_s = self._served_since_s.get(name, float("-inf"))
+        return self._parts.clock.monotonic_s() - since_s >= self._parts.replica_policy.refill_after_s
 
     def _launched(self) -> dict[str, Served]:
         return {name: served for name, served in self.served.items() if not served.is_external}
@@ -283,10 +297,10 @@ class Reconciler:
             wakes=self.scaler[served.wanted.spec.name].may_sleep,
         )
 
-    def _own(self, served: Served, without: Container[str]) -> list[Life]:
+    def _own(self, served: Served, without: Container[str] = ()) -> list[Life]:
         return [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
 
-    def _routed(self, served: Served, without: Container[str]) -> list[Life]:
+    def _routed(self, served: Served, without: Container[str] = ()) -> list[Life]:
         own = self._own(served, without)
         standing = self._standing(served, self._parts.clock.monotonic_s())
         return routed(standing, own, shown_digest(standing, own))
