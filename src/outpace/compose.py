@@ -122,6 +122,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         clock=clock,
         credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
         pool=pool,
+        memory_bytes=memory_bytes(),
         programs=programs,
         engine=functools.cache(engine),
         resolve=models.resolve,
@@ -226,8 +227,9 @@ class Models:
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, _unpacked(resolved))
-        require_room(spec.replicas, _replica_bytes(found, chosen), memory_bytes())
-        return self._tuned(spec, chosen)
+        replica_bytes = int(_replica_bytes(found, chosen))
+        require_room(spec.replicas, replica_bytes, memory_bytes())
+        return self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=replica_bytes))
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With what was measured of this variant here, and the speculation that follows or was asked for."""

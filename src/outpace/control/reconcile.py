@@ -1,11 +1,12 @@
 """The reconcile loop: take in what happened, decide, act, publish."""
 
 import asyncio
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import msgspec
 import structlog
 
+from outpace.control.admission import Holding, Tenant, admit
 from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
 from outpace.control.decide import (
     Recall,
@@ -58,6 +59,8 @@ class Reconciler:
         self._announce = announce
         self._listed_s = float("-inf")
         self.warmth = Warmth(parts.clock)
+        # Why starts found no memory, by deployment.
+        self._refused: Mapping[str, str] = {}
         # Ready replicas that get no traffic.
         self._idle: set[str] = set()
         # Monotonic second of the last time that a deployment got a replica to serve with.
@@ -119,7 +122,12 @@ class Reconciler:
         if served is not None:
             served.start_failed(reason, lived_s)
             if life.state == "starting":
-                self.scaler.start_failed(life.deployment, served.retry_s)
+                self._tell_failed_start(life.deployment, served.retry_s)
+
+    def _tell_failed_start(self, name: str, retry_s: float | None) -> None:
+        """Whoever waits for a sleeper is told why; where others serve, they serve on."""
+        if not any(life.state == "ready" for life in self.replicas.of(name)):
+            self.scaler.start_failed(name, retry_s)
 
     def _served_by(self, life: Life) -> Served | None:
         served = self.served.get(life.deployment)
@@ -152,17 +160,62 @@ class Reconciler:
         self._scale()
         await self._hand_over()
         actions = decide(self._standings(), list(self.replicas.lives.values()))
-        for start in [action for action in actions if isinstance(action, Start)]:
+        retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
+        for start in self._admitted([action for action in actions if isinstance(action, Start)], retiring):
             await self.replicas.start(start.replica_id, self.served[start.deployment])
         for recall in [action for action in actions if isinstance(action, Recall)]:
             self.replicas.recall(recall.replica_id)
-        retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         # Out of the snapshot first, so that no new request comes while the running ones end.
         self.publish(without=retiring)
         for replica_id in retiring:
             self.replicas.retire(replica_id)
         await self._keep_standbys()
         self.warmth.keep(self._weights_to_cache())
+
+    def _admitted(self, starts: list[Start], retiring: set[str]) -> Sequence[Start]:
+        """The starts that there is memory for; others make room for the rest from the next turn on."""
+        admission = admit(starts, self._holdings(retiring), self._tenants(), self._parts.memory_bytes)
+        for name in admission.evict:
+            self.scaler.give_room(name)
+            self._wake.set()
+        for name, reason in admission.refused.items():
+            if name not in self._refused:
+                _LOG.warning("start_refused", deployment=name, reason=reason)
+            # What must run is tried again with every turn.
+            self._tell_failed_start(name, None)
+        # Told for as long as a sleeper's callers are turned away.
+        told = {name: words for name, words in self._refused.items() if self._is_held(name)}
+        self._refused = {**told, **admission.refused}
+        return admission.starts
+
+    def _is_held(self, name: str) -> bool:
+        return name in self.served and self.scaler.is_held(name)
+
+    def _holdings(self, retiring: set[str]) -> list[Holding]:
+        now_s = self._parts.clock.monotonic_s()
+        return [
+            Holding(
+                deployment=life.deployment,
+                memory_bytes=life.memory_bytes,
+                is_leaving=life.state == "draining" or life.id in retiring,
+                up_for_s=now_s - life.started_s,
+            )
+            for life in self.replicas.lives.values()
+            if life.is_running
+        ]
+
+    def _tenants(self) -> dict[str, Tenant]:
+        now_s = self._parts.clock.monotonic_s()
+        tenants = {}
+        for name, served in self._launched().items():
+            pressure = self.scaler.pressure(name, now_s)
+            tenants[name] = Tenant(
+                replica_bytes=served.resolved.replica_bytes if served.resolved else 0,
+                spare=self.scaler.spare(name),
+                is_busy=pressure.waiting + pressure.running > 0,
+                idle_for_s=pressure.idle_for_s,
+            )
+        return tenants
 
     async def _hand_over(self) -> None:
         """Those that stood by and are to get traffic now must answer first."""
@@ -290,7 +343,7 @@ class Reconciler:
         return msgspec.structs.replace(
             facts,
             state=self._state(served, len(replicas)),
-            reason=None if replicas else served.reason,
+            reason=None if replicas else self.problem(served),
             price=served.wanted.spec.price,
             replicas=replicas,
             ready_in_s=None if replicas else expected_s(served, now_s, min(starting_s, default=now_s)),
@@ -333,7 +386,8 @@ class Reconciler:
         variable = external.api_key_env if external else None
         if variable and self._parts.secret(variable) is None:
             return f"the environment variable {variable} is not set where `outpace up` was started"
-        return served.reason
+        name = served.wanted.spec.name
+        return self._refused.get(name) or served.reason
 
     def _facts(self, served: Served, digest: str | None) -> DeploymentEntry:
         """Of the version that is shown; what its replicas were started with, where nothing newer is known."""

@@ -172,6 +172,7 @@ class Replicas:
             restarts=note.restarts,
             started_at=child.started_at,
             started_s=note.started_s,
+            memory_bytes=note.memory_bytes,
         )
         self._notes[life.id] = note
         self._set(life)
@@ -195,6 +196,7 @@ class Replicas:
             restarts=before.restarts + 1 if before else 0,
             started_at=self._parts.clock.wall_s(),
             started_s=self._parts.clock.monotonic_s(),
+            memory_bytes=served.require_resolved().replica_bytes,
         )
         try:
             started = await self._launch(served, life)
@@ -257,6 +259,7 @@ class Replicas:
             restarts=life.restarts,
             facts=facts,
             canary=resolved.canary,
+            memory_bytes=life.memory_bytes,
         )
         child, started_from = await self._process(life, launch, msgspec.json.encode(note).decode())
         place_s = self._parts.clock.monotonic_s() - life.started_s

@@ -74,6 +74,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float = 0.0
     ready_at: float | None = None
     load_s: float | None = None
+    # That its process is reckoned to hold.
+    memory_bytes: int = 0
 
 
 def turned(life: Life, turn: Turn, reason: str | None = None) -> Life:
