@@ -1,7 +1,7 @@
 """OpenVINO GenAI in our words: tokenizer, pipeline, conversion. The only user of openvino and openvino_genai."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ MODEL_FILE = "openvino_model.xml"
 _BLOCK_TOKENS = 32
 # Blocks beyond what the sequences need: a fork or a preemption must not find none.
 _SPARE_BLOCKS = 8
-_MIB = 1024 * 1024
+# Enough to see a grammar at work, not only compiled.
+_TRIAL_TOKENS = 4
 # Tokens that end a turn in chat templates; a GGUF names only one end.
 _TURN_ENDS = (
     b"<|im_end|>",
@@ -28,6 +29,8 @@ _TURN_ENDS = (
     b"<|end_of_text|>",
 )
 _MARK = re.compile(rb"^(<[^>]*>|\[[^\]]*\])$")
+# Where in its sources the library found a fault.
+_SOURCE = re.compile(r"^(\[[\d:]+\] )?\S+\.(cc|cpp|hpp|h):\d+: ")
 _ENDS = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
@@ -81,7 +84,30 @@ class Tokenizer:
         try:
             return str(self._tokenizer.apply_chat_template(list(messages), True, extra_context=extra or None))
         except RuntimeError as error:
-            raise ValueError(_first_line(error)) from error
+            raise ValueError(_told(error)) from error
+
+
+class GrammarTrial:
+    """A pipeline of no size that meets JSON schemas first."""
+
+    def __init__(self, folder: Path, tiny_model: Callable[[int], Path]) -> None:
+        self._tokenizer = openvino_genai.Tokenizer(folder)
+        model = tiny_model(max(self._tokenizer.get_vocab().values()) + 1)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.num_kv_blocks = _SPARE_BLOCKS
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(model, self._tokenizer, scheduler, "CPU")
+
+    def refusal(self, schema: str) -> str:
+        """What the library says against a schema; empty when it can be followed."""
+        sampling = Sampling(max_tokens=_TRIAL_TOKENS, seed=0, temperature=0.0, json_schema=schema)
+        settings = _generation(sampling, self._tokenizer.get_eos_token_id())
+        prompt = openvino.Tensor(np.zeros((1, 1), dtype=np.int64))
+        try:
+            # Unlike a step, this drops the request when it fails.
+            self._pipeline.generate([prompt], [settings])
+        except RuntimeError as error:
+            return _told(error)
+        return ""
 
 
 class Pipeline:
@@ -111,7 +137,7 @@ class Pipeline:
     def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
         tokens = np.frombuffer(prompt, dtype=np.int64).reshape(1, -1)
-        settings = _generation(sampling, self._eos, self._config)
+        settings = _generation(sampling, self._eos)
         self._handles[sequence] = self._pipeline.add_request(
             sequence, openvino.Tensor(tokens.copy()), settings
         )
@@ -178,7 +204,7 @@ def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
     return properties
 
 
-def _generation(sampling: Sampling, eos: int, config: OpenVinoConfig) -> Any:
+def _generation(sampling: Sampling, eos: int) -> Any:
     settings = openvino_genai.GenerationConfig()
     settings.max_new_tokens = sampling.max_tokens
     settings.min_new_tokens = sampling.min_tokens
@@ -204,8 +230,8 @@ def _generation(sampling: Sampling, eos: int, config: OpenVinoConfig) -> Any:
     return settings
 
 
-def _first_line(error: RuntimeError) -> str:
+def _told(error: RuntimeError) -> str:
     """What the library says, without its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    told = [_SOURCE.sub("", line) for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (told or lines or ["refused"])[0]
