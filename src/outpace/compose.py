@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from outpace.values.profile import Profile
 
 DEFAULT_ENGINE = "llamacpp"
+# Its sequences share the memory for keys and values by pages.
+PAGED_ENGINE = "openvino"
 _AS_SHIPPED = "as shipped; no faster format is proven here yet"
 
 
@@ -205,7 +207,7 @@ class Models:
         found = resolve(spec.model, self._shipped_precision(spec), self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
         engine = DEFAULT_ENGINE if engine == "auto" else engine
-        size = self._size(found, spec.engine_settings)
+        size = self._size(found, spec.engine_settings, pages_kv=engine == PAGED_ENGINE)
         resolved = Resolved(
             engine=engine,
             model=found.model,
@@ -220,7 +222,7 @@ class Models:
             needs_pull=found.needs_pull,
             engine_version=engine_version(engine),
             parallel=size.parallel,
-            in_flight=self._in_flight(size.parallel) if engine == DEFAULT_ENGINE else None,
+            in_flight=self._in_flight(size.parallel) if engine in (DEFAULT_ENGINE, PAGED_ENGINE) else None,
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
         require_no_kv_settings(engine, spec.engine_settings)
@@ -340,15 +342,17 @@ class Models:
         """
         return math.ceil(parallel / self._workers)
 
-    def _size(self, found: "Found", settings: Mapping[str, str | int | float | bool]) -> "ReplicaSize":
-        from outpace.fleet.sizing import ReplicaSize, replica_size
+    def _size(
+        self, found: "Found", settings: Mapping[str, str | int | float | bool], *, pages_kv: bool
+    ) -> "ReplicaSize":
+        from outpace.fleet.sizing import PAGED_SHARING, ReplicaSize, replica_size
 
         kv_bytes = _kv_bytes_per_token(found)
         size = replica_size(found.context_tokens, kv_bytes, memory_bytes())
         if not kv_bytes:
             size = size._replace(context_tokens=found.context_tokens)
         return ReplicaSize(
-            parallel=int(settings.get("parallel", size.parallel)),
+            parallel=int(settings.get("parallel", size.parallel * (PAGED_SHARING if pages_kv else 1))),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
 

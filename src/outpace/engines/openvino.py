@@ -113,7 +113,7 @@ class OpenVino:
         self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
     ) -> Call:
         _DECLARED.check(request)
-        ask = ask_of(request, deployment, hints)
+        ask = ask_of(request, deployment)
         body = ENCODE(ask)
         path = PATHS[endpoint_of(request)]
         if ask.stream:

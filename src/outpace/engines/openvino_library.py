@@ -15,6 +15,8 @@ from outpace.engines.openvino_wire import Piece, Sampling
 VERSION = str(openvino_genai.__version__)
 MODEL_FILE = "openvino_model.xml"
 _BLOCK_TOKENS = 32
+# Sequences that may fill their context at the same time, unless the setting says otherwise.
+_FULL_SEQUENCES = 8
 # Blocks beyond what the sequences need: a fork or a preemption must not find none.
 _SPARE_BLOCKS = 8
 # Enough to see a grammar at work, not only compiled.
@@ -113,12 +115,12 @@ class GrammarTrial:
 class Pipeline:
     """The sequences in the engine, advanced one step at a time."""
 
-    def __init__(self, config: OpenVinoConfig, folder: Path, draft: Path | None = None) -> None:
+    def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
         self._tokenizer = openvino_genai.Tokenizer(folder)
         self._config = config
         self._eos: int = self._tokenizer.get_eos_token_id()
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config, draft)
+            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config)
         )
         self._handles: dict[int, Any] = {}
         self._with_logprobs: set[int] = set()
@@ -138,6 +140,9 @@ class Pipeline:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
         tokens = np.frombuffer(prompt, dtype=np.int64).reshape(1, -1)
         settings = _generation(sampling, self._eos)
+        if self._config.speculation == "lookup":
+            settings.num_assistant_tokens = self._config.draft_tokens
+            settings.max_ngram_size = self._config.lookup_tokens
         self._handles[sequence] = self._pipeline.add_request(
             sequence, openvino.Tensor(tokens.copy()), settings
         )
@@ -186,12 +191,13 @@ def _scheduler(config: OpenVinoConfig) -> Any:
     scheduler.max_num_batched_tokens = max(config.step_tokens, config.parallel)
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.dynamic_split_fuse = True
-    per_sequence = -(-config.context_tokens // _BLOCK_TOKENS)
-    scheduler.num_kv_blocks = config.parallel * per_sequence + _SPARE_BLOCKS
+    all_tokens = config.kv_tokens or config.context_tokens * min(config.parallel, _FULL_SEQUENCES)
+    kept_tokens = max(all_tokens, config.context_tokens)
+    scheduler.num_kv_blocks = -(-kept_tokens // _BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
     return scheduler
 
 
-def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
+def _properties(config: OpenVinoConfig) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "KV_CACHE_PRECISION": config.kv_cache,
         "INFERENCE_NUM_THREADS": config.threads,
@@ -199,6 +205,8 @@ def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
     }
     if config.compute != "auto":
         properties["INFERENCE_PRECISION_HINT"] = config.compute
+    if config.speculation == "lookup":
+        properties["prompt_lookup"] = True
     if config.activation_group >= 0:
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
     return properties

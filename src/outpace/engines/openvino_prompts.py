@@ -79,7 +79,6 @@ def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, schema: str | None,
         stop_token_ids=tuple(ask.stop_token_ids),
         wants_logprobs=ask.logprobs,
         json_schema=schema,
-        speculate=ask.speculate,
     )
 
 

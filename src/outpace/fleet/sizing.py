@@ -10,6 +10,8 @@ from outpace.values.units import GIB, MIB
 LARGEST_KV_BYTES = 1 * GIB
 KV_SHARE_OF_MEMORY = 0.15
 MOST_SEQUENCES = 8
+# Sequences per full context where they share memory by pages: few fill their context.
+PAGED_SHARING = 4
 LONGEST_CONTEXT_TOKENS = 4_096
 SHORTEST_CONTEXT_TOKENS = 512
 
