@@ -3,13 +3,20 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.weights import smollm2_gguf
 from typer.testing import CliRunner, Result
 
 from outpace.cli.app import app_for
 from outpace.hardware.machine import detect
 from outpace.hardware.probe import Probe, save_probe
+from outpace.lab.gate import machine_name
+from outpace.lab.profiles import ProfileStore
 from outpace.values.errors import InvalidInput
+from outpace.values.profile import Conditions, LoadPoint, Profile
+
+__all__ = ["smollm2_gguf"]
 
 
 def run(*words: str) -> Result:
@@ -47,9 +54,41 @@ def test_nothing_that_meets_the_objective_fails_with_reasons() -> None:
     assert "does not fit" in done.output
 
 
+def test_speculation_is_shown_by_load() -> None:
+    words = (
+        "Llama-3.1-8B",
+        "--gpu",
+        "H100",
+        "--itl-ms",
+        "20",
+        "--speculation",
+        "head",
+        "--acceptance",
+        "0.7",
+    )
+    found = json.loads(run(*words, "--draft-tokens", "3", "--json").output)["speculation"]
+    assert found["tokens_per_step"] == pytest.approx(2.533)
+    speedups = [gain["speedup"] for gain in found["gains"]]
+    assert speedups == sorted(speedups, reverse=True)
+    assert "sequences in flight: 1: " in run(*words).output
+
+
 @pytest.mark.parametrize(
     "words",
-    [("Nope-7B",), ("Llama-3.1-8B", "--gpu", "H900"), ("Llama-3.1-8B", "--rate", "0"), ("none.gguf",)],
+    [
+        ("Nope-7B",),
+        ("Llama-3.1-8B", "--gpu", "H900"),
+        ("Llama-3.1-8B", "--rate", "0"),
+        ("Llama-3.1-8B", "--rate", "nan"),
+        ("Llama-3.1-8B", "--itl-ms", "inf"),
+        ("Llama-3.1-8B", "--kv", "fp3"),
+        ("Llama-3.1-8B", "--sure", "120", "--itl-ms", "30"),
+        ("Llama-3.1-8B", "--sure", "80"),
+        ("Llama-3.1-8B", "--speculation", "ngram"),
+        ("Llama-3.1-8B", "--acceptance", "0.5"),
+        ("Llama-3.1-8B", "--gpu", "H100", "--api-usd-per-mtok", "0"),
+        ("none.gguf",),
+    ],
 )
 def test_bad_input_is_refused(words: tuple[str, ...]) -> None:
     assert isinstance(run(*words).exception, InvalidInput)
@@ -90,3 +129,49 @@ def test_a_real_run_corrects_the_profile(tmp_path: Path) -> None:
     assert option["basis"].startswith("measured")
     for wrong in ("q4_0", "q4_0=fast", "q4_0=-1", "q9=5"):
         assert isinstance(run(*words, "--measured", wrong).exception, InvalidInput)
+
+
+def test_a_profile_of_another_format_corrects_what_is_predicted(tmp_path: Path, smollm2_gguf: Path) -> None:
+    machine = detect()
+    kept = Probe(
+        processor=machine.processor,
+        cores=machine.cores,
+        read_bytes_per_s=1e10,
+        multiply_flops=1e11,
+        probed_at_s=1.0,
+    )
+    save_probe(kept, tmp_path / "machine.json")
+    words = ("smollm2-135m-instruct", "--here", "--home", str(tmp_path), "--json")
+
+    def speed(name: str) -> dict[str, float]:
+        options = json.loads(run(*words).output)["options"]
+        return next(option for option in options if option["format"] == name)
+
+    before = speed("q8_0")
+    weights = tmp_path / "artifacts" / "sha256" / ("a" * 64) / "weights.gguf"
+    weights.parent.mkdir(parents=True)
+    weights.symlink_to(smollm2_gguf)
+    conditions = Conditions(
+        model="smollm2-135m-instruct",
+        artifact_sha256="a" * 64,
+        engine="llamacpp",
+        engine_version="1",
+        machine=machine_name(machine),
+    )
+    point = LoadPoint(users=1, output_tokens_per_s=20.0, itl_ms=50.0)
+    profile = Profile(
+        conditions=conditions,
+        measured_at=1.0,
+        took_s=1.0,
+        load_s=1.0,
+        prefill_tokens_per_s=1.0,
+        points=(point,),
+    )
+    ProfileStore(tmp_path / "profiles").keep(profile)
+    after = speed("q8_0")
+    assert after["decode_tokens_per_s"] < before["decode_tokens_per_s"]
+    assert "by 1 run here of other formats" in str(after["basis"])
+    ProfileStore(tmp_path / "profiles").keep(
+        msgspec.structs.replace(profile, conditions=msgspec.structs.replace(conditions, machine="another"))
+    )
+    assert speed("q8_0") == after

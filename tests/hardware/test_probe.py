@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from outpace.hardware.machine import detect
-from outpace.hardware.probe import Probe, load_probe, probe, save_probe, with_measurement
+from outpace.hardware.probe import Probe, Run, load_probe, probe, save_probe, with_run
 from outpace.values.clock import SystemClock
 from outpace.values.errors import InvalidInput
 
@@ -30,10 +30,11 @@ def test_a_probe_measures_plausible_rates() -> None:
 def test_a_probe_is_kept_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "machine.json"
     assert load_probe(path) is None
-    save_probe(with_measurement(kept(), "m q4_0", 123.0), path)
+    run = Run(format="q4_0", predicted=100.0, measured=123.0)
+    save_probe(with_run(kept(), "m q4_0", run), path)
     again = load_probe(path)
     assert again is not None
-    assert again.measured == {"m q4_0": 123.0}
+    assert again.runs == {"m q4_0": run}
 
 
 def test_a_damaged_probe_names_its_remedy(tmp_path: Path) -> None:
@@ -46,4 +47,4 @@ def test_a_damaged_probe_names_its_remedy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_speed_that_is_none_is_refused(speed: float) -> None:
     with pytest.raises(InvalidInput, match="decode speed"):
-        with_measurement(kept(), "m", speed)
+        with_run(kept(), "m", Run(format="q4_0", predicted=1.0, measured=speed))

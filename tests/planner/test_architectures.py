@@ -88,6 +88,12 @@ def test_experts_latent_attention_and_sliding_layers_are_read() -> None:
         ({"num_key_value_heads": 5}, "does not divide"),
         ({"vocab_size": None}, "vocab_size"),
         ({"num_local_experts": 8, "num_experts_per_tok": 9}, "experts_per_token"),
+        ({"hidden_size": float("nan")}, "hidden_size"),
+        ({"hidden_size": 1e300}, "too large"),
+        ({"num_hidden_layers": 100_000_000}, "more than any model"),
+        ({"text_config": 3}, "text_config"),
+        ({"quantization_config": {"quant_method": "secret"}}, "quantization_config"),
+        ({"quantization_config": 7}, "quantization_config"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(
@@ -97,6 +103,27 @@ def test_a_config_that_contradicts_itself_is_refused(
     path.write_text(json.dumps({**LLAMA, **change}))
     with pytest.raises(InvalidInput, match=words):
         shape_of_file(path)
+
+
+@pytest.mark.parametrize(
+    ("quantized", "name"),
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "gptq", "bits": 4}, "int4-awq"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+            },
+            "fp8",
+        ),
+    ],
+)
+def test_a_quantized_checkpoint_says_its_format(tmp_path: Path, quantized: dict[str, Any], name: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**LLAMA, "quantization_config": quantized}))
+    assert shape_of_file(path).native_format == name
 
 
 def test_a_config_that_lies_about_the_weights_beside_it_is_refused(tmp_path: Path) -> None:

@@ -26,12 +26,15 @@ def plan(
     ttft_ms: float = 0.0,
     itl_ms: float = 0.0,
     max_pusd_hour: int = 0,
+    least_sure: float = 0.0,
 ) -> Plan:
     found = [device(name) for name in gpus.split(",")] if gpus else list(devices())
     prices = price_table()
     if dollars:
         prices |= {d.name: HourlyPrice(dollars * PUSD_PER_USD, "t", "", "t") for d in found}
-    goal = Objective(1000, 200, rate_per_s, ttft_ms, itl_ms, max_pusd_hour=max_pusd_hour)
+    goal = Objective(
+        1000, 200, rate_per_s, ttft_ms, itl_ms, max_pusd_hour=max_pusd_hour, least_sure=least_sure
+    )
     return make_plan(architecture(model), goal, found, prices, shipped_calibration())
 
 
@@ -44,6 +47,20 @@ def test_l4_serves_a_small_model_when_latency_is_loose_and_loses_when_it_is_tigh
     assert tight.best.point.variant.device.name != "L4"
     [lost] = [r for r in tight.rejected if r.device == "L4"]
     assert "ITL" in lost.reason or "dearer" in lost.reason
+
+
+def test_who_wants_to_be_sure_runs_fewer_at_once_and_pays_for_it() -> None:
+    plain, sure = (plan("Llama-3.1-70B", gpus="H200", itl_ms=30, least_sure=least) for least in (0.0, 0.75))
+    assert plain.best is not None
+    assert sure.best is not None
+    assert sure.best.point.sure >= 0.75 > plain.best.point.sure
+    assert (sure.best.pusd_per_mtok or 0) >= (plain.best.pusd_per_mtok or 0)
+
+
+def test_both_formats_of_keys_and_values_are_tried_where_the_device_has_them() -> None:
+    made = plan("Llama-3.1-8B", gpus="H100,A100")
+    tried = {(o.point.variant.device.name, o.point.variant.kv.name) for o in made.options}
+    assert tried == {("H100-SXM-80GB", "bf16"), ("H100-SXM-80GB", "fp8"), ("A100-SXM-80GB", "bf16")}
 
 
 def test_a_large_model_gets_a_large_device() -> None:

@@ -31,6 +31,24 @@ def test_what_is_not_known_is_empty_with_a_reason(changes: dict[str, str]) -> No
     assert found["reason"]
 
 
+def test_more_devices_than_there_are_cannot_run() -> None:
+    found = answered(tp="4", n_gpus="2")
+    assert found["predicted"] == "0"
+    assert "needs 4 devices, n_gpus is 2" in found["reason"]
+
+
+@pytest.mark.parametrize("column", ["isl", "osl", "batch_or_concurrency", "n_gpus"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e30", "x", "½"])
+def test_figures_that_are_none_are_marked_and_never_crash(column: str, value: str) -> None:
+    found = answered(**{column: value})
+    assert found["reason"] or float(found["predicted"]) > 0
+
+
+def test_who_names_no_count_gets_as_few_devices_as_hold_the_model() -> None:
+    found = answered(gpu="L4", n_gpus="", tp="", pp="")
+    assert "taken as 1" in found["reason"]
+
+
 def test_a_bad_row_does_not_stop_the_others_and_order_is_kept() -> None:
     rows = [CLOSED_8B, case(model="Nope", id="bad"), STATIC_70B]
     answers = predict(rows, shipped_calibration())

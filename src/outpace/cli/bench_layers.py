@@ -31,9 +31,6 @@ def layers(
     loads: LoadsOption = "1,8,32",
     rounds: RoundsOption = 2,
     tokens: Annotated[int, typer.Option("--tokens", min=8, max=4096, help="Longest answer.")] = 64,
-    naive: Annotated[
-        bool, typer.Option("--naive/--no-naive", help="Begin with transformers, one request at a time.")
-    ] = True,
     html: Annotated[Path | None, typer.Option("--html", help="Write a report with plots there.")] = None,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -47,7 +44,7 @@ def layers(
     from outpace.lab.layers import factors
 
     plan = Plan(workloads=(), loads=loads_of(loads), rounds=rounds, per_user=1, most_output_tokens=tokens)
-    story = _story(home_at(home), model, plan, has_naive=naive, is_quiet=json)
+    story = _story(home_at(home), model, plan, is_quiet=json)
     if html is not None:
         from outpace.lab.layers_report import story_html
 
@@ -60,7 +57,7 @@ def layers(
         typer.echo(f"\nwrote {html}")
 
 
-def _story(home: "Home", model: str, plan: "Plan", *, has_naive: bool, is_quiet: bool) -> "Story":
+def _story(home: "Home", model: str, plan: "Plan", *, is_quiet: bool) -> "Story":
     from outpace.engines.facts import engine_version
     from outpace.hardware.machine import detect, usable_cores
     from outpace.lab.layers import Story, tell_story
@@ -68,9 +65,9 @@ def _story(home: "Home", model: str, plan: "Plan", *, has_naive: bool, is_quiet:
 
     home.make()
     fetch_weights(home, model, is_quiet=is_quiet)
-    weights, clock = _weights(home, model, has_naive=has_naive), SystemClock()
-    with progress("bench layers") as watcher:
-        runs, skipped = asyncio.run(tell_story(weights, plan, usable_cores(), clock, watcher))
+    weights, clock = _weights(home, model), SystemClock()
+    with progress("bench layers") as say:
+        runs, skipped = asyncio.run(tell_story(weights, plan, usable_cores(), clock, say))
     return Story(
         model=weights.model,
         served_precision=weights.served_precision,
@@ -84,7 +81,7 @@ def _story(home: "Home", model: str, plan: "Plan", *, has_naive: bool, is_quiet:
     )
 
 
-def _weights(home: "Home", model: str, *, has_naive: bool) -> "Weights":
+def _weights(home: "Home", model: str) -> "Weights":
     """The model as it is served here, exact, and unpacked for transformers where that is installed."""
     from outpace.hardware.machine import detect
     from outpace.lab.checkpoints import PLAIN, produce_checkpoint
@@ -96,9 +93,7 @@ def _weights(home: "Home", model: str, *, has_naive: bool) -> "Weights":
 
     source = source_of(model, home.artifacts)
     chosen = Precisions(home.artifacts, detect(), SystemClock()).choose(model)
-    folder = None
-    if has_naive and is_installed():
-        folder = produce_checkpoint(model, PLAIN, home.artifacts).path
+    folder = produce_checkpoint(model, PLAIN, home.artifacts).path if is_installed() else None
     return Weights(
         model=source.model,
         exact=produce(source, REFERENCE, home.artifacts).path,

@@ -9,6 +9,7 @@ from outpace.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from outpace.hardware.devices import Device
+    from outpace.planner.speculation import Speculation
     from outpace.values.architecture import Architecture
 
 EXAMPLE = (
@@ -32,10 +33,22 @@ def plan(
     percentile: Annotated[int, typer.Option(help="Of the bounds: 50, 90, 95 or 99.")] = 95,
     gpu: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     weights: Annotated[str | None, typer.Option(help="Only this weight format.")] = None,
+    kv: Annotated[str | None, typer.Option(help="Only this KV-cache format.")] = None,
+    sure: Annotated[
+        float, typer.Option(help="Least chance in % that the bounds hold; 0: as predicted.")
+    ] = 0.0,
     max_usd_hour: Annotated[str | None, typer.Option(help="Most that it may cost per hour.")] = None,
     prices: Annotated[Path | None, typer.Option(help="CSV with gpu,usd_per_gpu_hour[,as_of]; wins.")] = None,
     spot: Annotated[bool, typer.Option("--spot", help="Use published spot prices.")] = False,
     api_usd_per_mtok: Annotated[str | None, typer.Option(help="An API's price to break even with.")] = None,
+    speculation: Annotated[
+        str | None,
+        typer.Option(help="Also show what guessing ahead gains: ngram, head (EAGLE, MTP), or a draft model."),
+    ] = None,
+    draft_tokens: Annotated[int, typer.Option(help="With --speculation: tokens drafted per step.")] = 4,
+    acceptance: Annotated[
+        float | None, typer.Option(help="With --speculation: share of drafted tokens that is accepted.")
+    ] = None,
     here: Annotated[
         bool, typer.Option("--here", help="Plan for this machine: probe it, predict llama.cpp.")
     ] = False,
@@ -52,10 +65,11 @@ def plan(
     from outpace.planner.choose import make_plan
     from outpace.planner.objective import Objective
     from outpace.planner.prices import price_table
-    from outpace.precision.formats import weight_format
+    from outpace.precision.formats import kv_format, weight_format
     from outpace.values.money import parse_usd
 
     shape = _shape(model)
+    guessing = _speculation(speculation, draft_tokens, acceptance)
     if here or measured:
         from outpace.cli.plan_here import show_here
 
@@ -69,6 +83,7 @@ def plan(
         itl_ms,
         percentile,
         parse_usd(max_usd_hour, "max-usd-hour") if max_usd_hour else 0,
+        sure / 100,
     )
     made = make_plan(
         shape,
@@ -77,14 +92,31 @@ def plan(
         price_table(prices, spot),
         shipped_calibration(),
         weight_format(weights) if weights else None,
+        kv_format(kv) if kv else None,
     )
     if plot:
         from outpace.planner.plot import plan_svg
 
         plot.write_text(plan_svg(made), encoding="utf-8")
-    show_plan(made, json, api_usd_per_mtok, plot)
+    show_plan(made, json, api_usd_per_mtok, plot, guessing)
     if made.best is None:
         raise typer.Exit(1)
+
+
+def _speculation(drafter: str | None, draft_tokens: int, acceptance: float | None) -> "Speculation | None":
+    from outpace.planner.speculation import Speculation
+    from outpace.values.errors import InvalidInput
+
+    if drafter is None:
+        if acceptance is not None:
+            raise InvalidInput("acceptance", "needs --speculation ngram, head or a draft model's name")
+        return None
+    if acceptance is None:
+        raise InvalidInput(
+            "acceptance",
+            "is needed with --speculation: it depends on the text; `outpace profile` measures it here",
+        )
+    return Speculation(drafter, draft_tokens, acceptance)
 
 
 def _shape(model: str) -> "Architecture":

@@ -8,19 +8,31 @@ from outpace.cli.show import as_json, table
 from outpace.planner.calibration import shipped_calibration
 from outpace.planner.choose import Option, Plan
 from outpace.planner.explain import BreakEven, Comparison, break_even, compare
+from outpace.planner.objective import Objective
 from outpace.planner.operate import Point
+from outpace.planner.speculation import Gain, Speculation, gains
+from outpace.values.errors import InvalidInput
 from outpace.values.money import PUSD_PER_USD, format_usd, parse_usd_per_mtok
 from outpace.values.units import GB
 
 # Formats narrower than this are refused until a gate passed.
 _GATED_BELOW_BITS = 16
+# Below this ratio shares of a gain say nothing.
+_CLEAR_GAIN = 1.05
 
 
-def show_plan(plan: Plan, as_document: bool, api_usd_per_mtok: str | None, plot: Path | None) -> None:
-    """Print a plan, with the break-even against an API when its price is given."""
+def show_plan(
+    plan: Plan,
+    as_document: bool,
+    api_usd_per_mtok: str | None,
+    plot: Path | None,
+    speculation: Speculation | None = None,
+) -> None:
+    """Print a plan, with the break-even against an API when its price is given, and what speculation gains."""
     even = _break_even(plan, api_usd_per_mtok)
+    gained = _gains(plan, speculation)
     if as_document:
-        as_json(plan_document(plan, even))
+        as_json({**plan_document(plan, even), "speculation": _gains_document(speculation, gained)})
         return
     _head(plan)
     if plan.best:
@@ -29,8 +41,11 @@ def show_plan(plan: Plan, as_document: bool, api_usd_per_mtok: str | None, plot:
         _memory_note(plan)
     if even:
         typer.echo(_even_words(even))
-    typer.echo("\nwhy the others lost")
-    table(("device", "best try", "reason"), [(r.device, r.tried, r.reason) for r in plan.rejected])
+    if speculation and gained and plan.best:
+        typer.echo(_gains_words(speculation, gained, plan.best))
+    if plan.rejected:
+        typer.echo("\nwhy the others lost")
+        table(("device", "best try", "reason"), [(r.device, r.tried, r.reason) for r in plan.rejected])
     if plot:
         typer.echo(f"\nplot written to {plot}")
 
@@ -56,6 +71,40 @@ def plan_document(plan: Plan, even: BreakEven | None = None) -> dict[str, object
         "rejected": [{"gpu": r.device, "tried": r.tried, "reason": r.reason} for r in plan.rejected],
         "why": _comparison_document(comparison) if comparison else None,
         "break_even": _even_document(even) if even else None,
+    }
+
+
+def _gains(plan: Plan, speculation: Speculation | None) -> list[Gain]:
+    """The gain on the best option at powers of two in flight, and where the plan runs it."""
+    if speculation is None or plan.best is None:
+        return []
+    point = plan.best.point
+    most = max(1, point.variant.memory.max_sequences)
+    loads = {2**n for n in range(10) if 2**n <= most} | {max(1, round(point.in_flight))}
+    setup = point.variant.setup(plan.objective.isl, plan.objective.osl)
+    return gains(setup, speculation, sorted(loads), shipped_calibration())
+
+
+def _gains_words(speculation: Speculation, gained: list[Gain], best: Option) -> str:
+    shown = ", ".join(f"{gain.in_flight}: {gain.speedup:.2f}x" for gain in gained)
+    here = next(gain for gain in gained if gain.in_flight == max(1, round(best.point.in_flight)))
+    worth = "worth it" if here.speedup > 1 else "not worth it"
+    return (
+        f"speculation ({speculation.drafter}, {speculation.draft_tokens} drafted, {speculation.acceptance:.0%} "
+        f"accepted), output by sequences in flight: {shown}; {worth} at the plan's {here.in_flight}. "
+        "It is not in the figures above."
+    )
+
+
+def _gains_document(speculation: Speculation | None, gained: list[Gain]) -> dict[str, object] | None:
+    if speculation is None:
+        return None
+    return {
+        "drafter": speculation.drafter,
+        "draft_tokens": speculation.draft_tokens,
+        "acceptance": speculation.acceptance,
+        "tokens_per_step": round(speculation.tokens_per_step, 3),
+        "gains": [{"in_flight": g.in_flight, "speedup": round(g.speedup, 3)} for g in gained],
     }
 
 
@@ -128,7 +177,7 @@ def _options(plan: Plan) -> None:
             "tok/s (80 %)>",
             "sure>",
         ),
-        [_row(number, option) for number, option in enumerate(shown, start=1) if option],
+        [_row(number, option, plan.objective) for number, option in enumerate(shown, start=1) if option],
     )
     if plan.best and plan.best.price:
         typer.echo(f"price: {plan.best.price}")
@@ -136,9 +185,13 @@ def _options(plan: Plan) -> None:
         typer.echo(
             f"{plan.best.point.variant.weights.name} is used only after its quality gate passed: `outpace gate`"
         )
+    if plan.best and plan.best.point.variant.kv.bits < _GATED_BELOW_BITS:
+        typer.echo(
+            f"a {plan.best.point.variant.kv.name} KV cache needs its gate too, on long dialogues: it ruins some models"
+        )
 
 
-def _row(number: int, option: Option) -> tuple[object, ...]:
+def _row(number: int, option: Option, objective: Objective) -> tuple[object, ...]:
     point = option.point
     return (
         "best" if number == 1 else number,
@@ -150,7 +203,7 @@ def _row(number: int, option: Option) -> tuple[object, ...]:
         f"{point.itl_ms:.1f}",
         f"{point.in_flight:.0f}",
         f"{point.tokens_per_s:.0f} ({point.tokens_low_per_s:.0f}-{point.tokens_high_per_s:.0f})",
-        f"{point.sure:.0%}",
+        f"{point.sure:.0%}" if objective.ttft_ms or objective.itl_ms else None,
     )
 
 
@@ -173,9 +226,14 @@ def _comparison(plan: Plan) -> Comparison | None:
 def _why(plan: Plan) -> None:
     found = _comparison(plan)
     if found:
-        parts = ", ".join(f"{name} {factor:.2f}x" for name, factor in found.factors.items())
+        shares = found.shares
+        parts = ", ".join(
+            f"{name} {factor:.2f}x"
+            + (f" ({shares[name]:.0%} of the gain)" if found.ratio > _CLEAR_GAIN else "")
+            for name, factor in found.factors.items()
+        )
         typer.echo(
-            f"full load, {found.faster} against {found.slower} in the same layout: {found.ratio:.2f}x ({parts})"
+            f"full load, {found.faster} against {found.slower} in the same layout: {found.ratio:.2f}x: {parts}"
         )
 
 
@@ -185,6 +243,7 @@ def _comparison_document(found: Comparison) -> dict[str, object]:
         "against": found.slower,
         "ratio": round(found.ratio, 3),
         "factors": {name: round(factor, 3) for name, factor in found.factors.items()},
+        "shares": {name: round(share, 3) for name, share in found.shares.items()},
     }
 
 
@@ -200,6 +259,8 @@ def _memory_note(plan: Plan) -> None:
 
 
 def _break_even(plan: Plan, price: str | None) -> BreakEven | None:
+    if price and parse_usd_per_mtok(price, "api-usd-per-mtok") == 0:
+        raise InvalidInput("api-usd-per-mtok", "must be above 0; nothing breaks even with a free API")
     if not price or not plan.best or plan.best.pusd_per_hour is None:
         return None
     return break_even(

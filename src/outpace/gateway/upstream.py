@@ -26,17 +26,8 @@ class Sink(Protocol):
     def piece(self, data: bytes) -> None: ...
 
 
-class EngineDied(EngineFailed):
-    """The connection broke before the answer was whole."""
-
-
-class NothingReceived(EngineDied):
+class NothingReceived(EngineFailed):
     """The connection broke before the engine sent a byte: safe to try elsewhere."""
-
-    # The request never reached the engine.
-    at_connect = False
-    # A kept connection, which an engine may close in the moment of its reuse: no sign of trouble.
-    on_kept = False
 
 
 class Exchange:
@@ -46,8 +37,6 @@ class Exchange:
         self.sink = sink
         self.ended: asyncio.Future[None] = loop.create_future()
         self.received_bytes = 0
-        # Sent on a connection that was used before.
-        self.on_kept = False
         self._connection: _Connection | None = None
 
     def attach(self, connection: "_Connection") -> None:
@@ -165,11 +154,9 @@ class _Connection(asyncio.Protocol):
         if self._ends_by_close and not self._is_whole:
             exchange.finish()
         elif exchange.received_bytes == 0:
-            nothing = NothingReceived("The engine closed the connection before answering.", retry_after_s=1)
-            nothing.on_kept = exchange.on_kept
-            exchange.finish(nothing)
+            exchange.finish(NothingReceived("The engine closed the connection before answering."))
         else:
-            exchange.finish(EngineDied("The engine died in the middle of its answer.", retry_after_s=1))
+            exchange.finish(EngineFailed("The engine died in the middle of its answer."))
 
     # -- httptools' side
 
@@ -231,9 +218,7 @@ class EnginePool:
         accept within the connect time-out, Overloaded when this process has no file descriptor left.
         """
         exchange = Exchange(sink, asyncio.get_running_loop())
-        kept = None if fresh else self._take_idle()
-        exchange.on_kept = kept is not None
-        connection = kept or await self._connect()
+        connection = (None if fresh else self._take_idle()) or await self._connect()
         message = b"".join(
             (
                 b"POST ",
@@ -286,9 +271,7 @@ class EnginePool:
                 raise Overloaded(
                     "The gateway is out of file descriptors; try again.", retry_after_s=1
                 ) from error
-            unreached = NothingReceived("The engine cannot be reached.", retry_after_s=1)
-            unreached.at_connect = True
-            raise unreached from error
+            raise NothingReceived("The engine cannot be reached.", retry_after_s=1) from error
         return connection
 
 

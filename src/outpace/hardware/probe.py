@@ -17,17 +17,26 @@ _READ_BYTES = 256 * MIB
 _MATRIX = 1024
 _READ_ROUNDS = 6
 _MULTIPLY_ROUNDS = 6
+_FASTEST_TOKENS_PER_S = 1e6
 
 
-class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Measured rates of a machine and when; `measured` holds real decode speeds by artifact, in tokens per second."""
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """Measured rates of a machine and when; `runs` holds real decode speeds by artifact beside what was predicted."""
 
     processor: str
     cores: int
     read_bytes_per_s: float
     multiply_flops: float
     probed_at_s: float
-    measured: dict[str, float] = {}
+    runs: dict[str, "Run"] = {}
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A real decode speed of one sequence, and what the probe alone had predicted; tokens per second."""
+
+    format: str
+    predicted: float
+    measured: float
 
 
 def probe(processor: str, clock: Clock, cores: int | None = None) -> Probe:
@@ -85,18 +94,8 @@ def save_probe(found: Probe, path: Path) -> None:
     fresh.replace(path)
 
 
-def with_measurement(found: Probe, artifact: str, tokens_per_s: float) -> Probe:
-    """The probe with a real decode speed. Raises InvalidInput for a speed that is none."""
-    if not 0 < tokens_per_s < 1e6:
-        raise InvalidInput("tokens_per_s", f"{tokens_per_s} is not a decode speed")
-    return msgspec.structs.replace(found, measured={**found.measured, artifact: tokens_per_s})
-
-
-def record_run(path: Path, artifact: str, tokens_per_s: float) -> Probe:
-    """Correct the kept probe by a real run. Raises InvalidInput when nothing was probed or the speed is none."""
-    kept = load_probe(path)
-    if kept is None:
-        raise InvalidInput("home", f"{path} does not exist; run `outpace plan MODEL --here` first")
-    corrected = with_measurement(kept, artifact, tokens_per_s)
-    save_probe(corrected, path)
-    return corrected
+def with_run(found: Probe, artifact: str, run: Run) -> Probe:
+    """The probe with a real run. Raises InvalidInput for a speed that is none."""
+    if not 0 < run.measured < _FASTEST_TOKENS_PER_S:
+        raise InvalidInput("measured", f"{run.measured:g} tokens/s is not a decode speed")
+    return msgspec.structs.replace(found, runs={**found.runs, artifact: run})

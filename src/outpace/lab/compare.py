@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 import msgspec
 
@@ -11,13 +10,8 @@ from outpace.lab.gangs import Gangs
 from outpace.lab.load import LoadClient, LoadRun, Target, in_turns
 from outpace.lab.workload import Conversation, Turn, Workload, conversations
 
-
-class Watcher(Protocol):
-    """Who follows a comparison: told before every round, and what every run showed as soon as it has."""
-
-    def began(self, side: str, workload: str, users: int, number: int) -> None: ...
-
-    def ended(self, run: "Run") -> None: ...
+# Told before every run: side, workload, users, round.
+Say = Callable[[str, str, int, int], None]
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     most_output_tokens: int | None = None
 
 
-async def compare(sides: Sequence[Side], plan: Plan, watcher: Watcher) -> list[Run]:
+async def compare(sides: Sequence[Side], plan: Plan, say: Say = lambda *what: None) -> list[Run]:
     """Every workload at every load on every side, the sides in turns."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(LoadClient(side.target)) for side in sides]
@@ -62,14 +56,14 @@ async def compare(sides: Sequence[Side], plan: Plan, watcher: Watcher) -> list[R
         for workload in plan.workloads:
             for users in plan.loads:
                 asks = [
-                    _ask(client, side, workload, users, plan, watcher)
+                    _ask(client, side, workload, users, plan, say)
                     for client, side in zip(clients, sides, strict=True)
                 ]
                 figures = await in_turns(plan.rounds, asks)
-                for side, rounds in zip(sides, figures, strict=True):
-                    run = Run(side=side.name, workload=workload.name, users=users, rounds=tuple(rounds))
-                    watcher.ended(run)
-                    found.append(run)
+                found += [
+                    Run(side=side.name, workload=workload.name, users=users, rounds=tuple(rounds))
+                    for side, rounds in zip(sides, figures, strict=True)
+                ]
         return found
 
 
@@ -102,12 +96,12 @@ def cut(asked: Sequence[Conversation], most_output_tokens: int | None) -> list[C
 
 
 def _ask(
-    client: LoadClient, side: Side, workload: Workload, users: int, plan: Plan, watcher: Watcher
+    client: LoadClient, side: Side, workload: Workload, users: int, plan: Plan, say: Say
 ) -> Callable[[int], Awaitable[LoadRun]]:
     count = max(plan.per_user * users, plan.least_conversations)
 
     async def run(number: int) -> LoadRun:
-        watcher.began(side.name, workload.name, users, number)
+        say(side.name, workload.name, users, number)
         asked = cut(conversations(workload, count, seed=100 * users + number), plan.most_output_tokens)
         gangs = Gangs(side.gang) if side.gang is not None else None
         return await client.closed(asked, users, gangs=gangs)

@@ -96,5 +96,5 @@ def _strip_role(name: str) -> str:
 
 def _nearest(name: str) -> str:
     near = get_close_matches(_normal(name), _by_spelling(), n=3, cutoff=0.5)
-    advice = "give its config.json or GGUF file with --model-file"
+    advice = "give the path of its config.json, of the folder that holds it, or of a GGUF file"
     return f"did you mean {', '.join(near)}? Otherwise {advice}" if near else advice

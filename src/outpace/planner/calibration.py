@@ -12,7 +12,7 @@ from outpace.planner.setups import Setup
 from outpace.planner.traits import configuration_of, kind_of, traits, version_of
 from outpace.values.errors import InvalidInput
 
-SCHEMA = 1
+SCHEMA = 2
 # Which left-out rows resemble a setup of a novelty, nearest first.
 _SCHEMES_BY_NOVELTY = {
     "shape": ("shape", "near", "family"),
@@ -55,6 +55,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     corrections: dict[str, float]
     spreads: dict[str, Spread]
     accuracy: dict[str, dict[str, float]]
+    # By scheme and quantity: shares of left-out rows inside intervals made from other groups, and device pairs
+    # whose faster one was named right, of how many.
+    coverage: dict[str, dict[str, float]]
+    ranked: dict[str, dict[str, tuple[int, int]]]
     seen: Seen
 
     def correction(self, setup: Setup) -> float:

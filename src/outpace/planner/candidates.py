@@ -51,7 +51,6 @@ class Variant:
             kv=self.kv,
             generation=self.generation,
             split=self.split,
-            experts_parallel=False,
             replicas=1.0,
             isl=float(isl),
             osl=float(osl),
@@ -60,7 +59,6 @@ class Variant:
             rate_per_s=0.0,
             beams=1,
             metric=_FULL,
-            speculation=False,
             slo_ttft_ms=0.0,
             reading="",
             run_requests=20_000.0,
@@ -69,14 +67,18 @@ class Variant:
 
 
 def variants(
-    shape: Architecture, devices: Sequence[Device], tokens: int, only: WeightFormat | None = None
+    shape: Architecture,
+    devices: Sequence[Device],
+    tokens: int,
+    only: WeightFormat | None = None,
+    only_kv: KvFormat | None = None,
 ) -> Iterator[Variant]:
     """All variants, those that do not fit included (their reason is a part of the answer)."""
     for on in devices:
         made = _generation(on)
         for stored in [only] if only else _weight_formats(shape, on):
             for split in _splits(shape, on):
-                for kept in _kv_formats(on, stored):
+                for kept in [only_kv] if only_kv else _kv_formats(on):
                     memory = memory_use(shape, stored, kept, split, on.memory_bytes, tokens)
                     yield Variant(shape, on, stored, kept, split, made, memory)
 
@@ -97,14 +99,18 @@ def _weight_formats(shape: Architecture, on: Device) -> list[WeightFormat]:
         names.append("nvfp4")
     if shape.native_format in ("mxfp4", "int4-experts"):
         names = [shape.native_format] + (["nvfp4"] if on.fp4_flops and shape.native_format != "mxfp4" else [])
-    elif shape.native_format == "fp8":
+    elif shape.native_format in ("fp8", "int8"):
         names = [name for name in names if name != "bf16"]
+    elif shape.native_format in ("int4-awq", "nvfp4"):
+        # Nobody makes a wider checkpoint of a 4-bit one.
+        names = [shape.native_format]
     return [weight_format(name) for name in names]
 
 
-def _kv_formats(on: Device, stored: WeightFormat) -> list[KvFormat]:
-    has_fp8 = bool(on.fp8_flops) and stored.name != "bf16"
-    return [kv_format(name) for name in (("bf16", "fp8") if has_fp8 else ("bf16",))]
+def _kv_formats(on: Device) -> list[KvFormat]:
+    # Keys and values at 8 bit want hardware that converts them: vLLM's FP8 cache needs Ada, Hopper, MI300 or newer.
+    names = ("bf16", "fp8") if on.fp8_flops else ("bf16",)
+    return [kv_format(name) for name in names]
 
 
 def _splits(shape: Architecture, on: Device) -> Iterator[Split]:

@@ -10,7 +10,7 @@ from outpace.planner.candidates import Variant, variants
 from outpace.planner.objective import Objective
 from outpace.planner.operate import Point, operate
 from outpace.planner.prices import HourlyPrice
-from outpace.precision.formats import WeightFormat
+from outpace.precision.formats import KvFormat, WeightFormat
 from outpace.values.architecture import Architecture
 from outpace.values.errors import InvalidInput
 from outpace.values.money import PUSD_PER_USD, format_usd
@@ -66,12 +66,13 @@ def make_plan(
     prices: Mapping[str, HourlyPrice],
     calibration: Calibration,
     only: WeightFormat | None = None,
+    only_kv: KvFormat | None = None,
 ) -> Plan:
     """Choose how to serve a model. Raises InvalidInput when the objective contradicts itself."""
     objective.check(shape)
     if not devices:
         raise InvalidInput("gpu", "no device is left to choose from")
-    every = list(variants(shape, devices, objective.isl + objective.osl, only))
+    every = list(variants(shape, devices, objective.isl + objective.osl, only, only_kv))
     points = operate([variant for variant in every if variant.memory.fits], objective, calibration)
     options = [_option(point, objective, prices) for point in points]
     good = sorted((option for option in options if _is_good(option, objective)), key=_cost)
@@ -208,4 +209,6 @@ def _too_slow(point: Point, objective: Objective) -> str:
         reasons.append(f"TTFT {percentile} {point.ttft_ms / 1e3:.2g} s > {objective.ttft_ms / 1e3:g} s")
     if objective.itl_ms and point.itl_ms > objective.itl_ms:
         reasons.append(f"ITL {percentile} {point.itl_ms:.3g} ms > {objective.itl_ms:g} ms")
+    if not reasons:
+        reasons.append(f"only {point.sure:.0%} sure of the bounds, {objective.least_sure:.0%} asked")
     return " and ".join(reasons) + " even when almost idle"

@@ -1,7 +1,7 @@
 """Setups as columns of numbers, so that one pass of array arithmetic predicts thousands of cases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -59,6 +59,11 @@ class Columns:
     beams: Numbers
     slo_ttft_s: Numbers
     run_requests: Numbers
+
+    def pick(self, rows: NDArray[np.intp]) -> "Columns":
+        """The columns of some rows."""
+        arrays = (getattr(self, field.name)[rows] for field in fields(self) if field.name != "count")
+        return Columns(len(rows), *arrays)
 
 
 def columns(setups: Sequence[Setup]) -> Columns:

@@ -32,6 +32,12 @@ def estimate_all(setups: Sequence[Setup], calibration: Calibration) -> list[Esti
     ]
 
 
+def in_flight(setup: Setup, calibration: Calibration) -> float:
+    """Sequences that run at once under a setup's load."""
+    prepared = batch([setup])
+    return float(prepared.serve(prepared.rates(calibration.logs)).in_flight[0])
+
+
 def _estimate(setup: Setup, log: float, calibration: Calibration) -> Estimate:
     spread = calibration.spread(setup)
     return Estimate(

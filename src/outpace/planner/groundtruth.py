@@ -62,7 +62,7 @@ def _take(truth: GroundTruth, name: str, fields: dict[str, str]) -> None:
         try:
             truth.rows.append(Measurement(resolve(case), value, fields["source"]))
         except InvalidInput as problem:
-            truth.left_out[f"{problem.param}: {problem.message}"[:110]] += 1
+            truth.left_out[problem.message[:110]] += 1
 
 
 def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:

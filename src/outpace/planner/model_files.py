@@ -1,6 +1,7 @@
 """The shape of a model that is in no list: read from its Hugging Face config.json or its GGUF header."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ from outpace.values.architecture import Architecture
 from outpace.values.errors import InvalidInput, WeightsInvalid
 
 _MOST_CONFIG_BYTES = 1_000_000
+_MOST_LAYERS = 2_000
+_MOST_COUNT = 1_000_000_000
+# What `quantization_config` calls the formats of checkpoints.
+_QUANTIZED = {"fp8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4", "awq": "int4-awq", "gptq": "int4-awq"}
+_COMPRESSED: dict[tuple[object, object], str] = {
+    (8, "float"): "fp8",
+    (8, "int"): "int8",
+    (4, "int"): "int4-awq",
+    (4, "float"): "nvfp4",
+}
 
 
 def shape_of_file(path: Path) -> Architecture:
@@ -27,9 +38,13 @@ def shape_of_file(path: Path) -> Architecture:
 
 def shape_of_config(config: Mapping[str, Any], name: str) -> Architecture:
     """The shape in a config.json's fields; nested text parts of multimodal models are found."""
-    text = config.get("text_config", config)
+    text = config.get("text_config", {})
+    if not isinstance(text, Mapping):
+        raise InvalidInput("text_config", f"of {name} holds no object; correct its config")
     fields = _Fields({**config, **text}, name)
     layers = fields.count("num_hidden_layers", "n_layer")
+    if layers > _MOST_LAYERS:
+        raise InvalidInput("num_hidden_layers", f"{layers} of {name} is more than any model has")
     hidden = fields.count("hidden_size", "n_embd")
     heads = fields.count("num_attention_heads", "n_head")
     moe_layers, dense_layers = _layer_kinds(fields, layers)
@@ -66,8 +81,39 @@ def shape_of_config(config: Mapping[str, Any], name: str) -> Architecture:
         query_gate=bool(fields.maybe("attn_output_gate")),
         sparse_top_tokens=fields.maybe("index_topk"),
         tied_embeddings=bool(fields.maybe("tie_word_embeddings")),
+        native_format=_native_format(config, name),
         source=f"config.json of {name}",
     )
+
+
+def _native_format(config: Mapping[str, Any], name: str) -> str:
+    """The format of a quantized checkpoint; empty for 16 bit."""
+    quantized = config.get("quantization_config")
+    if not quantized:
+        return ""
+    method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+    found = _QUANTIZED.get(method) if isinstance(method, str) else None
+    if method == "modelopt":
+        found = _QUANTIZED.get(str(quantized.get("quant_algo", "")).lower())
+    if method == "compressed-tensors":
+        found = _compressed_format(quantized)
+    if found is None:
+        raise InvalidInput(
+            "quantization_config",
+            f"{method!r} of {name} is not known; known are {', '.join(_QUANTIZED)}, modelopt and "
+            "compressed-tensors; leave the field out to plan for 16 bit",
+        )
+    return found
+
+
+def _compressed_format(quantized: Mapping[str, Any]) -> str | None:
+    """The format of the first group of weights of a compressed-tensors checkpoint."""
+    groups = quantized.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = first.get("weights") if isinstance(first, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return None
+    return _COMPRESSED.get((weights.get("num_bits"), weights.get("type")))
 
 
 class _Fields:
@@ -82,15 +128,17 @@ class _Fields:
     def count(self, *keys: str) -> int:
         """A number that must be there and positive."""
         value = self.maybe(*keys)
-        if value <= 0:
-            raise InvalidInput(keys[0], f"is missing or not positive in the config of {self._name}")
+        if not 0 < value <= _MOST_COUNT:
+            raise InvalidInput(
+                keys[0], f"is missing, not positive or too large in the config of {self._name}"
+            )
         return value
 
     def maybe(self, *keys: str, default: int = 0) -> int:
         """A number, or the default when it is absent or null."""
         for key in keys:
             value = self._config.get(key)
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and math.isfinite(value):
                 return int(value)
         return default
 

@@ -116,6 +116,8 @@ def _point(
         allowed &= ttft <= objective.ttft_ms
     if objective.itl_ms:
         allowed &= itl <= objective.itl_ms
+    sure = _sure(setup, ttft, itl, objective, calibration)
+    allowed &= sure >= objective.least_sure
     chosen = int(np.flatnonzero(allowed)[-1]) if allowed.any() else 0
     tokens = float(grid.capacity[0] * math.exp(speed))
     spread = calibration.spread(setup)
@@ -128,7 +130,7 @@ def _point(
         tokens_per_s=tokens,
         tokens_low_per_s=tokens * math.exp(spread.low),
         tokens_high_per_s=tokens * math.exp(spread.high),
-        sure=_sure(setup, float(ttft[chosen]), float(itl[chosen]), objective, calibration),
+        sure=float(sure[chosen]),
         basis=calibration.novelty(setup),
         meets=bool(allowed.any()),
     )
@@ -141,16 +143,20 @@ def _corrections(setup: Setup, calibration: Calibration) -> tuple[float, float]:
 
 
 def _sure(
-    setup: Setup, ttft_ms: float, itl_ms: float, objective: Objective, calibration: Calibration
-) -> float:
+    setup: Setup, ttft_ms: Numbers, itl_ms: Numbers, objective: Objective, calibration: Calibration
+) -> Numbers:
     """Chance that both bounds hold, from the spread of left-out residuals taken as log-normal and independent."""
-    chance = 1.0
-    for metric, value, bound in (
+    chance = np.ones(len(ttft_ms))
+    for metric, values, bound in (
         ("ttft_ms_p50", ttft_ms, objective.ttft_ms),
         ("itl_ms_p50", itl_ms, objective.itl_ms),
     ):
         if bound:
             spread = calibration.spread(replace(setup, load=Load.RATE, metric=parse_metric(metric)))
             sigma = max((spread.high - spread.low) / (2 * _Z80), 0.02)
-            chance *= 0.5 * (1 + math.erf(math.log(bound / value) / sigma / math.sqrt(2)))
+            chance *= [_normal(math.log(bound / value) / sigma) for value in values.tolist()]
     return chance
+
+
+def _normal(z: float) -> float:
+    return 0.5 * (1 + math.erf(z / math.sqrt(2)))

@@ -10,8 +10,9 @@ from typing import TextIO
 from outpace.hardware.devices import device
 from outpace.planner.calibration import Calibration
 from outpace.planner.cases import CASE_COLUMNS, Case
-from outpace.planner.estimate import Estimate, estimate_all
+from outpace.planner.estimate import Estimate, estimate_all, in_flight
 from outpace.planner.setups import Quantity, Setup, parse_metric, resolve
+from outpace.planner.speculation import gain_at, noted_speculation
 from outpace.precision.memory import kv_bytes_per_sequence, kv_shards
 from outpace.values.errors import InvalidInput
 from outpace.values.units import GB
@@ -32,7 +33,10 @@ class Answer:
 
 
 def predict(cases: Sequence[Case], calibration: Calibration) -> list[Answer]:
-    """Answers in the order of the cases; a bad case is marked and the rest goes on."""
+    """Answers in the order of the cases; a bad case is marked and the rest goes on.
+
+    Speculation that a case notes with its acceptance changes throughput and ITL, not the first token.
+    """
     parts = [_parts(case) for case in cases]
     setups = [setup for part in parts if isinstance(part, list) for setup in part]
     estimates = iter(estimate_all(setups, calibration))
@@ -41,7 +45,8 @@ def predict(cases: Sequence[Case], calibration: Calibration) -> list[Answer]:
         if isinstance(part, Answer):
             answers.append(part)
         else:
-            answers.append(_answer(case, part, [next(estimates) for _ in part]))
+            found = [_speculated(setup, next(estimates), calibration) for setup in part]
+            answers.append(_answer(case, part, found))
     return answers
 
 
@@ -51,10 +56,20 @@ def _parts(case: Case) -> list[Setup] | Answer:
         setups = [resolve(part) for part in _unmixed(case)]
         for setup in setups:
             _check_fits(setup)
+        noted_speculation(case.notes)
     except InvalidInput as problem:
         reason = problem.message.removeprefix("memory: ")
         return Answer(case, None, reason, runs=problem.param not in _CANNOT_RUN)
     return setups
+
+
+def _speculated(setup: Setup, plain: Estimate, calibration: Calibration) -> Estimate:
+    speculation = noted_speculation(setup.case.notes)
+    if speculation is None or setup.metric.quantity is Quantity.TTFT:
+        return plain
+    gain = gain_at(setup, speculation, in_flight(setup, calibration), calibration)
+    factor = gain if setup.metric.quantity is Quantity.THROUGHPUT else 1 / gain
+    return replace(plain, value=plain.value * factor, low=plain.low * factor, high=plain.high * factor)
 
 
 def _unmixed(case: Case) -> list[Case]:
@@ -106,6 +121,8 @@ def _answer(case: Case, setups: list[Setup], estimates: list[Estimate]) -> Answe
 
 def _remarks(setup: Setup) -> list[str]:
     remarks = [setup.reading] if setup.reading else []
+    if "speculative decoding on" in setup.case.notes.lower() and not noted_speculation(setup.case.notes):
+        remarks.append("predicted without speculation: its draft_len and acceptance_rate are not in notes")
     longest = setup.shape.context_tokens
     if setup.isl + setup.osl > longest:
         # Speed tests run past the trained context; a deployment cannot, and `plan` refuses it.

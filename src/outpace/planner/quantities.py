@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from outpace.planner.setups import Setup
+from outpace.planner.setups import Load, Setup
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,16 @@ class Quantified:
 
 # Priors come from what kernels are known to reach; groups share strength (a group without rows stays at 1).
 FITTED: dict[str, Quantified] = {
-    "weights": Quantified(0.75, 0.2, (("family", 0.12), ("format", 0.15), ("generation", 0.1))),
+    "weights": Quantified(
+        0.75, 0.2, (("family", 0.12), ("format", 0.15), ("generation", 0.1), ("feed", 0.15))
+    ),
     "cache": Quantified(0.6, 0.3, (("family", 0.15), ("generation", 0.25), ("attention", 0.3))),
-    "decode_flops": Quantified(0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.2))),
-    "prefill_flops": Quantified(0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.25))),
+    "decode_flops": Quantified(
+        0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.2), ("feed", 0.2))
+    ),
+    "prefill_flops": Quantified(
+        0.5, 0.3, (("family", 0.2), ("unit", 0.2), ("generation", 0.25), ("feed", 0.2))
+    ),
     "prefill_attention": Quantified(0.35, 0.4, (("generation", 0.3),)),
     "decode_attention": Quantified(0.25, 0.5, (("generation", 0.3),)),
     "corner": Quantified(2.0, 0.3),
@@ -32,15 +38,16 @@ FITTED: dict[str, Quantified] = {
     "expert_layer": Quantified(20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3))),
     "host": Quantified(1e-3, 0.7, (("generation", 0.7),)),
     "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
+    "overlap": Quantified(0.3, 1.0, (("generation", 0.7),)),
     "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),
     "first": Quantified(1.0, 0.2, (("generation", 0.2),)),
     "door": Quantified(12e-3, 0.7, (("generation", 0.5), ("method", 0.7))),
     "tokenize": Quantified(3e-6, 0.7, (("generation", 0.3), ("method", 0.3))),
     "bunching": Quantified(0.08, 0.7, (("generation", 0.5), ("method", 0.7))),
     "wait": Quantified(0.7, 0.5, (("generation", 0.3), ("method", 0.3))),
-    "chunk": Quantified(6000.0, 0.7, (("generation", 0.7),)),
+    "chunk": Quantified(8000.0, 0.5, (("generation", 0.5), ("arrival", 1.0))),
     "request": Quantified(3e-4, 0.8, (("generation", 0.5),)),
-    "tail": Quantified(0.3, 0.5, (("generation", 0.3),)),
+    "tail": Quantified(0.3, 0.5, (("generation", 0.3), ("lengths", 0.7))),
     "shared": Quantified(1.0, 0.3),
     "level": Quantified(1.0, 0.01, (("kind", 0.3),)),
 }
@@ -61,5 +68,11 @@ def group_of(setup: Setup, grouping: str) -> str:
             return setup.method
         case "attention":
             return setup.shape.attention
+        case "feed":
+            return "experts" if setup.shape.moe_layers else "dense"
+        case "arrival":
+            return "burst" if setup.load is Load.BURST else "steady"
+        case "lengths":
+            return "varied" if setup.has_varied_lengths else "fixed"
         case _:
             return f"{setup.load}/{setup.metric.quantity}/{setup.metric.statistic}"

@@ -32,7 +32,6 @@ class Service:
     ttft_s: Numbers
     itl_s: Numbers
     in_flight: Numbers
-    capacity_tokens_per_s: Numbers
 
 
 @dataclass(frozen=True)
@@ -45,33 +44,64 @@ class _Steady:
 
 def serve(at: Columns, rates: Rates, loads: Loads) -> Service:
     """What every setup delivers under its load."""
-    prompt = prefill_s(at, rates, at.isl)
-    held = np.maximum(at.capacity, 1.0)
-    full = _steady(at, rates, prompt, held)
-    in_flight = _in_flight(at, rates, prompt, loads, held)
+    found = Service(*(np.zeros(at.count) for _ in fields(Service)))
+    full = ~(loads.static | loads.closed | loads.burst | loads.paced)
+    for chosen, answer in (
+        (loads.static, _static),
+        (loads.closed, _closed),
+        (loads.burst, _burst),
+        (loads.paced, _paced),
+        (full, _full),
+    ):
+        rows = np.flatnonzero(chosen)
+        if len(rows):
+            part = answer(at.pick(rows), {name: values[rows] for name, values in rates.items()})
+            for field in fields(Service):
+                getattr(found, field.name)[rows] = getattr(part, field.name)
+    return found
+
+
+def _full(at: Columns, rates: Rates) -> Service:
+    """As many as the instance holds, replaced as they leave."""
+    prompt, held = prefill_s(at, rates, at.isl), _held(at)
+    now = _steady(at, rates, prompt, held)
+    waits = rates["bunching"] * (np.minimum(at.concurrency, held) - 1).clip(min=0.0) * prompt.work_s
+    return Service(now.tokens_per_s, _first_s(at, rates, prompt, now) + waits, now.itl_s, held)
+
+
+def _closed(at: Columns, rates: Rates) -> Service:
+    """A fixed number of callers, each asking again when answered."""
+    prompt, held = prefill_s(at, rates, at.isl), _held(at)
+    in_flight = np.minimum(np.maximum(at.concurrency, 1.0), held)
     now = _steady(at, rates, prompt, in_flight)
-    waits = np.where(
-        loads.paced,
-        _arrival_wait_s(at, rates, prompt, full, held),
-        _bunched_wait_s(at, rates, prompt, now, loads, held),
-    )
-    alone = rates["door"] + rates["tokenize"] * at.isl + rates["first"] * prompt.work_s + prompt.fixed_s
-    ttft = alone + rates["wait"] * now.itl_s + waits
+    ttft = _first_s(at, rates, prompt, now) + _bunched_wait_s(at, rates, prompt, now, held)
     stays = ttft + (at.osl - 1).clip(min=0.0) * now.itl_s
     looped = at.concurrency.clip(min=1.0) * at.osl / stays
-    tokens = np.where(loads.closed, np.minimum(looped, now.tokens_per_s), full.tokens_per_s)
-    steady = Service(tokens, ttft, now.itl_s, in_flight, full.tokens_per_s)
-    steady = _where(loads.static, _static(at, rates, full), steady)
-    return _where(loads.burst, _burst(at, rates, prompt, held, full), steady)
+    return Service(np.minimum(looped, now.tokens_per_s), ttft, now.itl_s, in_flight)
 
 
-def _in_flight(at: Columns, rates: Rates, prompt: Prefill, loads: Loads, held: Numbers) -> Numbers:
-    closed = np.minimum(np.maximum(at.concurrency, 1.0), held)
-    paced = np.minimum(_paced(at, rates, prompt, held), np.maximum(at.run_requests, 1.0))
-    return np.where(loads.closed, closed, np.where(loads.paced, paced, held))
+def _paced(at: Columns, rates: Rates) -> Service:
+    """Poisson arrivals at a rate; the throughput is what the instance could carry."""
+    prompt, held = prefill_s(at, rates, at.isl), _held(at)
+    full = _steady(at, rates, prompt, held)
+    in_flight = np.minimum(_balanced(at, rates, prompt, held), np.maximum(at.run_requests, 1.0))
+    now = _steady(at, rates, prompt, in_flight)
+    ttft = _first_s(at, rates, prompt, now) + _arrival_wait_s(at, rates, prompt, full, held)
+    return Service(full.tokens_per_s, ttft, now.itl_s, in_flight)
 
 
-def _paced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers:
+def _held(at: Columns) -> Numbers:
+    return np.maximum(at.capacity, 1.0)
+
+
+def _first_s(at: Columns, rates: Rates, prompt: Prefill, now: _Steady) -> Numbers:
+    """To the first token without a queue: the door, the prompt, and the rest of the step under way."""
+    alone = rates["door"] + rates["tokenize"] * at.isl + rates["first"] * prompt.work_s + prompt.fixed_s
+    first: Numbers = alone + rates["wait"] * now.itl_s
+    return first
+
+
+def _balanced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers:
     """Sequences in flight at an arrival rate (Little's law), by bisection; `held` when it cannot keep up."""
     low, high = np.full(at.count, 1e-3), held
     for _ in range(_BISECTIONS):
@@ -100,12 +130,10 @@ def _smaller(one: Numbers, other: Numbers) -> Numbers:
     return one / (1.0 + ratio) ** (1.0 / _SOFTNESS)
 
 
-def _bunched_wait_s(
-    at: Columns, rates: Rates, prompt: Prefill, now: _Steady, loads: Loads, held: Numbers
-) -> Numbers:
+def _bunched_wait_s(at: Columns, rates: Rates, prompt: Prefill, now: _Steady, held: Numbers) -> Numbers:
     """Closed loops start all at once and stay bunched; callers beyond the places wait for one to leave."""
     others = (np.minimum(at.concurrency, held) - 1).clip(min=0.0)
-    overflow = np.where(loads.closed, (at.concurrency - held).clip(min=0.0), 0.0)
+    overflow = (at.concurrency - held).clip(min=0.0)
     waits: Numbers = rates["bunching"] * others * prompt.work_s + overflow * at.osl / now.tokens_per_s
     return waits
 
@@ -121,18 +149,19 @@ def _arrival_wait_s(at: Columns, rates: Rates, prompt: Prefill, full: _Steady, h
     return waits
 
 
-def _static(at: Columns, rates: Rates, full: _Steady) -> Service:
+def _static(at: Columns, rates: Rates) -> Service:
     """One batch: all prompts, then all steps; the average counts both."""
     batch = np.maximum(at.concurrency, 1.0)
     prompts = prefill_s(at, rates, at.isl)
     read = prompts.work_s * batch + np.maximum(1.0, at.isl * batch / 16384.0) * prompts.fixed_s
     step = decode_step_s(at, rates, batch * at.beams, at.isl + at.osl / 2)
     total = read + (at.osl - 1).clip(min=0.0) * step
-    return Service(batch * at.osl / total, read, step, batch, full.tokens_per_s)
+    return Service(batch * at.osl / total, read, step, batch)
 
 
-def _burst(at: Columns, rates: Rates, prompt: Prefill, held: Numbers, full: _Steady) -> Service:
+def _burst(at: Columns, rates: Rates) -> Service:
     """N requests at once: prompts, then waves of at most `held`; the last ones leave the batch thin."""
+    prompt, held = prefill_s(at, rates, at.isl), _held(at)
     asked = np.maximum(at.concurrency, 1.0)
     size = np.minimum(asked, held)
     step = decode_step_s(at, rates, size * at.beams, at.isl + at.osl / 2)
@@ -143,10 +172,4 @@ def _burst(at: Columns, rates: Rates, prompt: Prefill, held: Numbers, full: _Ste
     queued = (1 - size / asked) * total / 2
     chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
     itl = step + _smaller(size / at.osl * reading * rates["shared"], chunk)
-    return Service(asked * at.osl / total, first + queued, itl, size, full.tokens_per_s)
-
-
-def _where(mask: Flags, yes: Service, no: Service) -> Service:
-    return Service(
-        *(np.where(mask, getattr(yes, field.name), getattr(no, field.name)) for field in fields(Service))
-    )
+    return Service(asked * at.osl / total, first + queued, itl, size)

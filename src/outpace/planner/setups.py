@@ -1,5 +1,6 @@
 """From a case to a setup: every name resolved, every number checked, or a refusal that says what to change."""
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from outpace.values.errors import InvalidInput
 
 # MLPerf submitters leave the split open; this share of a device filled by weights is about where they split.
 _FILLED_BY_WEIGHTS = 0.62
+# Who names no count means as few devices as hold the weights and some cache.
+_FILLED_ALONE = 0.8
 # A benchmark run at a given rate that does not say its length; overload builds a queue only that long.
 _SHORT_RUN_REQUESTS = 200.0
 _LONG_RUN_REQUESTS = 20_000.0
@@ -36,6 +39,8 @@ _METHODS = (
     "2fp8-amd",
     "image=",
 )
+# Longer than any context that models are served with.
+_LONGEST_TOKENS = 100_000_000
 # Devices that share one board's links.
 _BOARD = 8
 
@@ -91,7 +96,6 @@ class Setup:
     kv: KvFormat
     generation: Generation
     split: Split
-    experts_parallel: bool
     replicas: float
     isl: float
     osl: float
@@ -100,11 +104,15 @@ class Setup:
     rate_per_s: float
     beams: int
     metric: Metric
-    speculation: bool
     slo_ttft_ms: float
     reading: str
     run_requests: float
     method: str
+
+    @property
+    def has_varied_lengths(self) -> bool:
+        """Whether requests differ in length: means of a data set are not whole, fixed lengths are."""
+        return not (self.isl.is_integer() and self.osl.is_integer()) or "sharegpt" in self.method
 
     @property
     def memory(self) -> MemoryUse:
@@ -141,7 +149,6 @@ def resolve(case: Case) -> Setup:
         kv=_kv(case.kv_precision),
         generation=generation(case.engine, case.engine_version, on.vendor),
         split=split,
-        experts_parallel=split.attention_dp > 1 or "each counted" in reading or _says_experts_parallel(notes),
         replicas=replicas,
         isl=isl,
         osl=osl,
@@ -150,7 +157,6 @@ def resolve(case: Case) -> Setup:
         rate_per_s=_rate(case) / replicas,
         beams=_beams(notes, metric, named.shape.name),
         metric=metric,
-        speculation="speculative decoding on" in notes,
         slo_ttft_ms=_slo_ttft(notes),
         reading=reading,
         run_requests=_run_requests(load, notes),
@@ -161,10 +167,6 @@ def resolve(case: Case) -> Setup:
 def _beams(notes: str, metric: Metric, model: str) -> int:
     """MLPerf's GPT-J task searches with four beams, and its rows say so or not."""
     return 4 if "beam 4" in notes or ("mlperf" in metric.name and model == "gpt-j-6b") else 1
-
-
-def _says_experts_parallel(notes: str) -> bool:
-    return bool(re.search(r"\bep\b(?!=)|expert-parallel|ep-size [2-9]|\bep=[2-9]", notes))
 
 
 def parse_metric(name: str) -> Metric:
@@ -211,10 +213,13 @@ def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
     if osl is None and case.metric.startswith("ttft"):
         osl = 1.0
     if isl is None or osl is None:
-        missing = "isl" if isl is None else "osl"
-        raise InvalidInput(missing, "is missing and no known data set is named in notes; give a mean length")
+        name, written = ("isl", case.isl) if isl is None else ("osl", case.osl)
+        problem = f"{written!r} is not a length" if written else "is missing"
+        raise InvalidInput(name, f"{problem} and no known data set is named in notes; give a mean length")
     if isl < 0 or osl < 1:
         raise InvalidInput("osl" if osl < 1 else "isl", "must be positive")
+    if max(isl, osl) > _LONGEST_TOKENS:
+        raise InvalidInput("isl" if isl > osl else "osl", f"is beyond {_LONGEST_TOKENS:,} tokens")
     return max(isl, 1.0), osl
 
 
@@ -339,7 +344,7 @@ def _split(
         tp = max(1, _open_tp(shape, on, stored, count) // pp)
         counted = "" if count else f"n_gpus and tp not given, taken as {tp * pp}"
         return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), counted or reading
-    if re.search(r"dp-attention|dp attention|attention-dp\b(?!=)", notes) and shape.attention == "mla":
+    if _says_attention_groups(notes, shape):
         return Split(attention_dp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
     if shape.moe_layers and tp > _BOARD and shape.heads % tp:
         return (
@@ -348,9 +353,20 @@ def _split(
             f"tp {tp} read as {tp} groups of attention data parallelism",
         )
     _check_parallel(shape, tp, pp)
+    if count and tp * pp > count:
+        raise InvalidInput("tp", f"{tp} x pp {pp} needs {tp * pp} devices, n_gpus is {count}")
     if shape.moe_layers and count > tp * pp:
         return Split(tp=tp, pp=pp, attention_dp=count // (tp * pp)), 1.0, reading
     return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
+
+
+def _says_attention_groups(notes: str, shape: Architecture) -> bool:
+    """Attention data parallelism over the tensor-parallel devices, as some tables note it."""
+    if "attention-dp enabled" in notes:
+        return bool(shape.moe_layers)
+    return shape.attention == "mla" and bool(
+        re.search(r"dp-attention|dp attention|attention-dp\b(?!=)", notes)
+    )
 
 
 def _same_devices(shape: Architecture, on: Device, tp: int, count: int) -> tuple[int, int, str]:
@@ -383,20 +399,22 @@ def _open_tp(shape: Architecture, on: Device, stored: WeightFormat, count: int) 
     Experts are spread over the whole board once one device is too small for them.
     """
     total = weight_bytes(shape, stored).total
+    room = (_FILLED_BY_WEIGHTS if count else _FILLED_ALONE) * on.memory_bytes
     count = count or _BOARD
-    if shape.moe_layers and total > _FILLED_BY_WEIGHTS * on.memory_bytes:
+    if shape.moe_layers and total > room:
         return min(count, _BOARD)
     tp = 1
-    while total / tp > _FILLED_BY_WEIGHTS * on.memory_bytes and tp * 2 <= max(count, 1):
+    while total / tp > room and tp * 2 <= count:
         tp *= 2
     return tp
 
 
 def _number(written: str) -> float | None:
     try:
-        return float(written)
+        value = float(written)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _count(written: str, name: str) -> int:

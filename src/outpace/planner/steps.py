@@ -16,6 +16,8 @@ from outpace.planner.columns import Columns, Numbers
 Rates = Mapping[str, Numbers]
 _ACTIVATION_BYTES = 2.0
 _REDUCES_PER_LAYER = 2.0
+# Tokens go to their experts at 8 bit and come back at 16.
+_DISPATCH_BYTES = 3.0
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,29 @@ class Prefill:
     fixed_s: Numbers
 
 
-def decode_step_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers) -> Numbers:
-    """Seconds in which every one of `batch` sequences of `context` tokens gets one token.
+def decode_step_s(
+    at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: float = 1.0
+) -> Numbers:
+    """Seconds in which each of `batch` sequences of `context` tokens passes `per_sequence` tokens (one, or a draft).
 
     With pipeline stages the batch is cut into one part per stage and all parts advance in that time.
     """
     part = np.maximum(batch / at.pp, 1.0)
-    products = _products_s(at, rates, part, rates["decode_flops"])
-    return (
-        products
-        + _attention_s(at, rates, part, context)
-        + _exchange_s(at, rates, part)
+    tokens = part * per_sequence
+    on_device = (
+        _products_s(at, rates, tokens, rates["decode_flops"])
+        + _attention_s(at, rates, part, context, per_sequence)
+        + _exchange_s(at, rates, tokens)
         + _kernels_s(at, rates)
-        + rates["host"]
-        + rates["sequence"] * part / at.attention_dp
     )
+    on_host = rates["host"] + rates["sequence"] * part / at.attention_dp
+    return _overlapped_s(on_device, on_host, rates["overlap"])
+
+
+def _overlapped_s(device_s: Numbers, host_s: Numbers, overlap: Numbers) -> Numbers:
+    """Device and host by turns (overlap 0: the sum) to side by side (large: the longer one)."""
+    power, longer = 1.0 + overlap, np.maximum(device_s, host_s)
+    return longer * ((device_s / longer) ** power + (host_s / longer) ** power) ** (1 / power)
 
 
 def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
@@ -78,7 +88,8 @@ def _products_s(at: Columns, rates: Rates, batch: Numbers, share: Numbers) -> Nu
     return larger * ((read / larger) ** corner + (multiply / larger) ** corner) ** (1 / corner)
 
 
-def _attention_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers) -> Numbers:
+def _attention_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: float) -> Numbers:
+    """A sequence's cache is read once for all tokens that it passes in a step."""
     seen = np.where(at.sparse_tokens > 0, np.minimum(context, at.sparse_tokens), context)
     kept = (1 - at.sliding_share) * seen + at.sliding_share * np.minimum(at.window_tokens, context)
     read = (
@@ -86,7 +97,8 @@ def _attention_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers) ->
         * (kept * at.kv_bytes_per_token + at.state_bytes)
         / (at.kv_shards * at.bandwidth * rates["cache"])
     )
-    flops = batch * kept * at.attention_flops / (at.stage_devices * at.flops16 * rates["decode_attention"])
+    passed = batch * per_sequence
+    flops = passed * kept * at.attention_flops / (at.stage_devices * at.flops16 * rates["decode_attention"])
     return np.maximum(read, flops)
 
 
@@ -101,11 +113,20 @@ def _latency_s(at: Columns, rates: Rates) -> Numbers:
 
 
 def _volume_s(at: Columns, rates: Rates, tokens: Numbers) -> Numbers:
-    """Ring all-reduce (or all-to-all) volume of the hidden vectors over each device's link."""
-    width = at.stage_devices
-    message = tokens / at.attention_dp * at.hidden * _ACTIVATION_BYTES
+    """Bytes over each device's link: ring all-reduces of the hidden vectors within tensor-parallel groups.
+
+    Groups of attention data parallelism reduce after attention only and send every token to its experts' devices
+    and back.
+    """
+    local = tokens / at.attention_dp * at.hidden
+    has_groups = at.attention_dp > 1
+    reduces = np.where(has_groups, 1.0, _REDUCES_PER_LAYER) * at.layers
+    ring = reduces * local * _ACTIVATION_BYTES * 2 * (at.tp - 1) / at.tp
+    others = at.stage_devices - 1
+    reached = others * (1 - (1 - 1 / at.stage_devices) ** (at.expert_share * at.experts))
+    sent = np.where(has_groups, at.moe_layers * local * _DISPATCH_BYTES * reached / at.tp, 0.0)
     share = np.where(at.has_link > 0, rates["link"], rates["pcie"])
-    return _REDUCES_PER_LAYER * at.layers * message * 2 * (width - 1) / width / (at.link * share)
+    return (ring + sent) / (at.link * share)
 
 
 def _kernels_s(at: Columns, rates: Rates) -> Numbers:

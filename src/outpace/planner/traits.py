@@ -22,8 +22,9 @@ class Trait:
 
 _SPEED = {Quantity.THROUGHPUT: 1.0, Quantity.ITL: -1.0, Quantity.TTFT: 0.0}
 MAIN, PAIR, NARROW, SLOPE, OWN_SLOPE = 0.1, 0.08, 0.1, 0.05, 0.15
-# Axes that a well measured setup may follow in its own way.
+# Axes that a well measured setup, or a model on an engine, may follow in its own way.
 _OWN_AXES = ("load", "prompt", "output")
+_PAIR_AXES = (*_OWN_AXES, "width")
 
 
 def traits(setup: Setup) -> Iterator[Trait]:
@@ -45,19 +46,29 @@ def _both(quantity: Quantity, name: str, value: float, spread: float) -> Iterato
 
 
 def _identities(setup: Setup) -> Iterator[tuple[str, float, float]]:
+    """Parts of a setup, then their combinations: what one part lacks rows for, the next wider ones teach."""
     gpu, model, made = setup.device.name, setup.shape.name, setup.generation.name
-    stored, family = setup.weights.name, setup.device.family
-    yield f"gpu={gpu}", 1.0, MAIN
-    yield f"model={model}", 1.0, MAIN
-    yield f"version={version_of(setup)}", 1.0, PAIR
-    yield f"format={stored} {family}", 1.0, PAIR
-    yield f"gpu={gpu} model={model}", 1.0, NARROW
-    yield f"gpu={gpu} engine={made}", 1.0, PAIR
-    yield f"model={model} engine={made}", 1.0, PAIR
-    yield f"setup={configuration_of(setup)}", 1.0, NARROW
-    yield f"setup={configuration_of(setup)} version={version_of(setup)}", 1.0, OWN_SLOPE
+    stored, family, version = setup.weights.name, setup.device.family, version_of(setup)
+    own = configuration_of(setup)
+    named = {
+        f"gpu={gpu}": MAIN,
+        f"model={model}": MAIN,
+        f"version={version}": PAIR,
+        f"format={stored} {family}": PAIR,
+        f"gpu={gpu} model={model}": NARROW,
+        f"gpu={gpu} engine={made}": PAIR,
+        f"gpu={gpu} engine={made} format={stored}": PAIR,
+        f"gpu={gpu} model={model} engine={made}": PAIR,
+        f"model={model} engine={made}": PAIR,
+        f"model={model} engine={made} format={stored}": NARROW,
+        f"model={model} version={version}": NARROW,
+        f"setup={own}": NARROW,
+        f"setup={own} version={version}": OWN_SLOPE,
+    }
     if setup.method:
-        yield f"method={setup.method} model={model} engine={made}", 1.0, MAIN
+        named[f"method={setup.method} model={model} engine={made}"] = MAIN
+    for name, spread in named.items():
+        yield name, 1.0, spread
 
 
 def _methods(setup: Setup) -> Iterator[tuple[str, float]]:
@@ -80,6 +91,8 @@ def _slopes(setup: Setup) -> Iterator[tuple[str, float, float]]:
     for axis, value in axes.items():
         for holder, spread in holders:
             yield f"{axis}{holder}", value, spread
+    for axis in _PAIR_AXES:
+        yield f"{axis} model={setup.shape.name} engine={setup.generation.name}", axes[axis], MAIN
     for axis in _OWN_AXES:
         yield f"{axis} setup={configuration_of(setup)}", axes[axis], OWN_SLOPE
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -39,9 +39,12 @@ SCHEMES: dict[str, Callable[[Setup], str]] = {
 }
 _FOLDS = 8
 _LEAST_ROWS = 40
-# Rows of a group err together, so quantiles over rows of few groups hold too little of a new group: the wider
-# levels are those at which intervals made from half of the groups hold about 80 % of the other half.
-_COVERED = {"shape": 0.80, "near": 0.80, "device": 0.82, "model": 0.90, "version": 0.86, "family": 0.88}
+# Rows of a group err together, so quantiles over rows of few groups hold too little of a new group (or, with many
+# alike, too much): an interval takes the level at which one made from half of the groups holds this share of the rest.
+_HELD = 0.80
+_LEVELS = (0.72, 0.76, 0.80, 0.84, 0.88, 0.92, 0.96)
+# Few groups make a single cut into halves a matter of luck.
+_CUTS = 6
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,13 @@ def _folds(names: Sequence[str], count: int) -> NDArray[np.intp]:
     return np.array([place[name] for name in names])
 
 
-@dataclass(frozen=True)
-class SchemeResult:
-    """What a scheme's left-out rows say beyond errors: interval coverage and device pairs ranked right."""
-
-    scheme: str
-    coverage: dict[str, float]
-    ranked: dict[str, tuple[int, int]]
-
-
 def calibrate(
     truth: GroundTruth,
     folder: Path,
     today: date,
     progress: Callable[[str], None],
     schemes: Sequence[str] = tuple(SCHEMES),
-) -> tuple[Calibration, list[SchemeResult]]:
+) -> Calibration:
     """Fit everything, with error bars and accuracy from the rows left out."""
     rows = usable(truth)
     progress("all rows: fit")
@@ -129,10 +123,8 @@ def calibrate(
     by_scheme = {scheme: left_out(prepared, scheme, progress) for scheme in schemes}
     left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
     setups = [row.setup for row in rows]
-    results = [
-        SchemeResult(scheme, coverage(scheme, found), ranking(found)) for scheme, found in by_scheme.items()
-    ]
-    calibration = Calibration(
+    levels = {scheme: held_levels(scheme, found) for scheme, found in by_scheme.items()}
+    return Calibration(
         schema=SCHEMA,
         created_on=today.isoformat(),
         source_sha256=source_hash(folder),
@@ -140,35 +132,20 @@ def calibrate(
         left_out=dict(truth.left_out.most_common()),
         logs=logs,
         corrections=named(prepared.table, corrections_of(prepared.table, left, given.weights)),
-        spreads={key: value for scheme, found in by_scheme.items() for key, value in spreads(scheme, found)},
+        spreads={
+            key: value
+            for scheme, found in by_scheme.items()
+            for key, value in spreads(scheme, found, levels[scheme])
+        },
         accuracy={
             f"{scheme}/{name}": figures
             for scheme, found in by_scheme.items()
             for name, figures in accuracy(found)
         },
+        coverage={scheme: coverage(scheme, found, levels[scheme]) for scheme, found in by_scheme.items()},
+        ranked={scheme: ranking(found) for scheme, found in by_scheme.items()},
         seen=seen_by(setups),
     )
-    return calibration, results
-
-
-def report(calibration: Calibration, results: Sequence[SchemeResult]) -> list[str]:
-    """The benchmark's table, one line per scheme and promise, then coverage and ranking."""
-    lines = [
-        f"{calibration.rows} rows, ground truth sha256 {calibration.source_sha256[:16]}, {calibration.created_on}"
-    ]
-    lines += [f"  left out {count:5d}: {reason}" for reason, count in calibration.left_out.items()]
-    lines.append(f"{'left out together / promise':44} {'rows':>6} {'median':>8} {'mean':>8} {'p90':>8}")
-    for name, figures in calibration.accuracy.items():
-        errors = "".join(f"{figures[key]:9.1%}" for key in ("median", "mean", "p90"))
-        lines.append(f"{name:44} {figures['rows']:6.0f}{errors}")
-    for result in results:
-        shares = ", ".join(f"{quantity} {share:.1%}" for quantity, share in result.coverage.items())
-        lines.append(f"{result.scheme}: 80 % intervals hold {shares} of rows of other groups")
-        pairs = ", ".join(
-            f"{name} {right / max(total, 1):.1%} of {total}" for name, (right, total) in result.ranked.items()
-        )
-        lines.append(f"{result.scheme}: faster of two devices named right in {pairs} pairs")
-    return lines
 
 
 def source_hash(folder: Path) -> str:
@@ -179,15 +156,27 @@ def source_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def spreads(scheme: str, found: Sequence[LeftOut]) -> Iterable[tuple[str, Spread]]:
-    """Quantiles of a scheme's residuals, per kind where there are enough rows, and per quantity."""
-    groups: dict[str, list[float]] = {}
+def spreads(
+    scheme: str, found: Sequence[LeftOut], levels: Mapping[str, float]
+) -> Iterable[tuple[str, Spread]]:
+    """Quantiles of a scheme's residuals at each quantity's level, per kind where there are enough rows, and in all."""
+    groups: dict[tuple[str, str], list[float]] = {}
     for one in found:
-        for name in (kind_of(one.row.setup), str(one.row.setup.metric.quantity)):
-            groups.setdefault(f"{scheme}/{name}", []).append(one.residual)
-    for key, residuals in sorted(groups.items()):
+        quantity = str(one.row.setup.metric.quantity)
+        for name in (kind_of(one.row.setup), quantity):
+            groups.setdefault((f"{scheme}/{name}", quantity), []).append(one.residual)
+    for (key, quantity), residuals in sorted(groups.items()):
         if len(residuals) >= _LEAST_ROWS:
-            yield key, _spread(residuals, _COVERED[scheme])
+            yield key, _spread(residuals, levels[quantity])
+
+
+def held_levels(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
+    """Per quantity the level whose intervals hold the promised share of groups that they were not made from."""
+    tried = {level: coverage(scheme, found, dict.fromkeys(Quantity, level), "levels") for level in _LEVELS}
+    return {
+        str(quantity): min(_LEVELS, key=lambda level: abs(tried[level].get(quantity, 0.0) - _HELD))
+        for quantity in Quantity
+    }
 
 
 def _spread(residuals: Sequence[float], covered: float) -> Spread:
@@ -245,19 +234,33 @@ def _is(row: Measurement, quantity: Quantity, *loads: Load) -> bool:
     return row.setup.metric.quantity is quantity and row.setup.load in loads
 
 
-def coverage(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
-    """Share of left-out rows inside intervals that were made from the other half of the left-out groups."""
-    names = [SCHEMES[scheme](one.row.setup) for one in found]
-    half = np.array([int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2 for name in names])
+def coverage(
+    scheme: str, found: Sequence[LeftOut], levels: Mapping[str, float], cuts: str = "check"
+) -> dict[str, float]:
+    """Share of left-out rows inside intervals that were made from the other half of the left-out groups.
+
+    The mean over several cuts into halves; other `cuts` are other halves.
+    """
+    shares: dict[str, list[float]] = {}
+    for cut in range(_CUTS):
+        for quantity, share in _held(scheme, found, levels, f"{cuts} {cut} ").items():
+            shares.setdefault(quantity, []).append(share)
+    return {quantity: float(np.mean(values)) for quantity, values in sorted(shares.items())}
+
+
+def _held(scheme: str, found: Sequence[LeftOut], levels: Mapping[str, float], cut: str) -> dict[str, float]:
+    names = [cut + SCHEMES[scheme](one.row.setup) for one in found]
+    halves = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2 for name in names]
     inside: dict[str, list[bool]] = {}
     for side in (0, 1):
-        known = dict(spreads(scheme, [one for one, h in zip(found, half, strict=True) if h != side]))
-        for one in (one for one, h in zip(found, half, strict=True) if h == side):
+        others = [one for one, half in zip(found, halves, strict=True) if half != side]
+        known = dict(spreads(scheme, others, levels))
+        for one in (one for one, half in zip(found, halves, strict=True) if half == side):
             kind, quantity = kind_of(one.row.setup), str(one.row.setup.metric.quantity)
             bar = known.get(f"{scheme}/{kind}") or known.get(f"{scheme}/{quantity}")
             if bar:
                 inside.setdefault(quantity, []).append(bar.low <= one.residual <= bar.high)
-    return {quantity: float(np.mean(values)) for quantity, values in sorted(inside.items())}
+    return {quantity: float(np.mean(values)) for quantity, values in inside.items()}
 
 
 def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> dict[str, tuple[int, int]]:

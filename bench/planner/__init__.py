@@ -1,1 +1,0 @@
-"""How well the planner predicts what it has not seen."""
