@@ -1,10 +1,11 @@
 """What all tests share: each room's tests run on the event loop that the room runs on."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
+from tests.fleet import ray_cluster
 
 _ON_UVLOOP = ("gateway", "engines")
 
@@ -16,3 +17,18 @@ def pytest_asyncio_loop_factories(
     if item.path.parent.name in _ON_UVLOOP or item.path.parent.parent.name in _ON_UVLOOP:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[ray_cluster.RayCluster]:
+    """A Ray cluster of two machines; who takes one away brings it back."""
+    with ray_cluster.cluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ray_pools(ray: ray_cluster.RayCluster) -> Iterator[ray_cluster.PoolsProcess]:
+    """A process with pools on that cluster."""
+    process = ray_cluster.PoolsProcess(ray)
+    yield process
+    process.close()

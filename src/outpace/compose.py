@@ -107,20 +107,20 @@ def control_parts(settings: Settings) -> "ControlParts":
     """Everything that control is composed of."""
     from outpace.control.parts import ControlParts, Credentials, ProgramList
     from outpace.engines.registry import engine
-    from outpace.fleet.local import LocalPool
+    from outpace.fleet.local import LocalPool, OnRay
 
     clock, home = SystemClock(), settings_room.home_of(settings)
-    pool = LocalPool(home, clock)
+    supervisor = LocalPool(home, clock)
     models = Models(home, settings.workers)
 
     async def programs() -> ProgramList:
-        return ProgramList([child for child in await pool.everything() if not child.is_replica])
+        return ProgramList([child for child in await supervisor.everything() if not child.is_replica])
 
     return ControlParts(
         home=home,
         clock=clock,
         credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
-        pool=pool,
+        pool=supervisor if settings.ray is None else OnRay(home, clock),
         programs=programs,
         engine=functools.cache(engine),
         resolve=models.resolve,

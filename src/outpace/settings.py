@@ -30,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     # URL of a PostgreSQL database; without it SQLite in the home folder.
     database: str | None = None
+    # Head of a Ray cluster, HOST:PORT: replicas run on its machines; this machine must be one of them.
+    ray: str | None = None
+    # `none` accepts a Ray cluster that asks nobody for a token: whoever reaches it runs code on all its machines.
+    ray_auth: Literal["token", "none"] = "token"
     # `auto` bills what has a price; `required` refuses deployments without one.
     billing: Literal["auto", "required"] = "auto"
     # `background` makes and gates faster formats of what is served with precision `auto`, two minutes after its start

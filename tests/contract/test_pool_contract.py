@@ -1,4 +1,4 @@
-"""What every pool must do; a new pool is one more entry of POOLS."""
+"""What every pool must do; a new pool is one more entry of POOLS. Ray's runs on a real cluster of two machines."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.fleet.launching import SLEEPER, is_running, python, supervisor, until
+from tests.fleet.ray_cluster import PoolsProcess
 
 from outpace.engines.child import TOKEN_ENV
 from outpace.fleet.handover import standby_launch
@@ -24,18 +25,28 @@ from outpace.values.home import Home
 
 
 @asynccontextmanager
-async def _local(folder: Path) -> AsyncIterator[Pool]:
+async def _local(folder: Path, _: pytest.FixtureRequest) -> AsyncIterator[Pool]:
     home = Home(folder / "home")
     with supervisor(home):
         yield LocalPool(home, SystemClock())
 
 
-POOLS: dict[str, Callable[[Path], AbstractAsyncContextManager[Pool]]] = {"local": _local}
+@asynccontextmanager
+async def _ray(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
+    pools: PoolsProcess = request.getfixturevalue("ray_pools")
+    pool = pools.pool(Home(folder / "home"))
+    yield pool
+    for child in await pool.replicas():
+        await pool.stop(child.name, grace_s=0.0)
+
+
+Opened = AbstractAsyncContextManager[Pool]
+POOLS: dict[str, Callable[[Path, pytest.FixtureRequest], Opened]] = {"local": _local, "ray": _ray}
 
 
 @pytest.fixture(params=POOLS)
 async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pool]:
-    async with POOLS[request.param](tmp_path) as opened:
+    async with POOLS[request.param](tmp_path, request) as opened:
         yield opened
 
 

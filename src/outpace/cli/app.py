@@ -15,6 +15,7 @@ from outpace.values.errors import OutpaceError
 COMMANDS: dict[str, str] = {
     "up": "outpace.cli.up",
     "down": "outpace.cli.down",
+    "node": "outpace.cli.node",
     "status": "outpace.cli.status",
     "models": "outpace.cli.models",
     "pull": "outpace.cli.pull",

@@ -1,5 +1,6 @@
 """`outpace down`: end the platform of a home and whatever a dead one left."""
 
+import subprocess
 from typing import Annotated
 
 import msgspec
@@ -7,12 +8,16 @@ import typer
 
 from outpace.cli.options import HomeOption, JsonOption, home_at
 from outpace.cli.show import as_json
+from outpace.cli.supervise import ray_pool
+from outpace.fleet.cluster import LEASE_S
 from outpace.fleet.shutdown import Ended, shut_down
 from outpace.settings import Settings, settings_from
+from outpace.values.errors import EngineFailed
 from outpace.values.home import Home
 
 # Beyond the requests' own grace: what the processes need to end one after the other.
 _MARGIN_S = 20.0
+_SWEEP_S = 60.0
 
 EXAMPLE = "Example: outpace down"
 
@@ -34,7 +39,10 @@ def down(
     Works as well when the platform was killed. Fine when nothing runs.
     """
     place = home_at(home)
-    ended = shut_down(place, _started_grace_s(place) + _MARGIN_S if grace is None else grace)
+    settings = _started_settings(place)
+    ended = shut_down(place, settings.grace_s + _MARGIN_S if grace is None else grace)
+    if settings.ray is not None and (ended.supervisor_pid is None or ended.was_killed):
+        _sweep_cluster(settings)
     if json:
         as_json(
             {
@@ -47,11 +55,25 @@ def down(
     typer.echo(_sentence(ended, str(place.root)))
 
 
-def _started_grace_s(home: Home) -> float:
+def _started_settings(home: Home) -> Settings:
     try:
-        return msgspec.json.decode((home.run / "settings.json").read_bytes(), type=Settings).grace_s
+        return msgspec.json.decode((home.run / "settings.json").read_bytes(), type=Settings)
     except (OSError, msgspec.DecodeError):
-        return settings_from({"home": str(home.root)}).grace_s
+        return settings_from({"home": str(home.root)})
+
+
+def _sweep_cluster(settings: Settings) -> None:
+    """End the replicas on other machines: their pool was killed and could not. Raises EngineFailed."""
+    command = ray_pool("sweep", settings)
+    try:
+        swept = subprocess.run(command, stderr=subprocess.PIPE, timeout=_SWEEP_S, check=False, text=True)
+    except subprocess.TimeoutExpired:
+        swept = None
+    if swept is None or swept.returncode != 0:
+        raise EngineFailed(
+            f"the cluster at {settings.ray} could not be asked to end this platform's replicas; "
+            f"they end by themselves {LEASE_S:.0f} s after it was stopped"
+        )
 
 
 def _sentence(ended: Ended, where: str) -> str:

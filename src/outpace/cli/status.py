@@ -11,10 +11,11 @@ from outpace.cli.show import as_json, console, moment, price_words, table
 from outpace.values.clock import sleep_blocking
 from outpace.values.errors import ModelNotFound
 from outpace.values.starts import OTHER, PHASES
+from outpace.values.units import GIB
 
 _WATCH_S = 1.0
 _DEPLOYMENT_COLUMNS = ("deployment", "state", "replicas>", "engine", "format", "$/Mtok in/out", "reason")
-_REPLICA_COLUMNS = ("replica", "state", "pid>", "load s>", "restarts>", "reason")
+_REPLICA_COLUMNS = ("replica", "state", "machine", "pid>", "load s>", "restarts>", "reason")
 
 EXAMPLE = "Example: outpace status --json   or: outpace status smollm2-135m-instruct"
 
@@ -80,6 +81,12 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
             "why",
         )
         table(columns, map(_profile_row, measured))
+    if answer["machines"]:
+        typer.echo()
+        table(
+            ("machine", "state", "cpu free>", "gpu free>", "memory free>", "labels", "reason"),
+            map(_machine_row, answer["machines"]),
+        )
     typer.echo()
     table(("process", "pid>", "since", "restarts>"), map(_process_row, answer["workers"]))
 
@@ -186,11 +193,30 @@ def _replica_row(replica: dict[str, Any]) -> tuple[object, ...]:
     return (
         replica["id"],
         replica["state"],
+        replica["machine"] or "here",
         str(replica["pid"] or ""),
         None if load_s is None else f"{load_s:.1f}",
         replica["restarts"],
         replica["reason"] or "",
     )
+
+
+def _machine_row(machine: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        machine["address"],
+        machine["state"],
+        _free(machine, "CPU", 1, "g"),
+        _free(machine, "GPU", 1, "g"),
+        _free(machine, "memory", GIB, ".1f"),
+        " ".join(f"{name}={value}" for name, value in machine["labels"].items()),
+        machine["reason"] or "",
+    )
+
+
+def _free(machine: dict[str, Any], name: str, unit: int, form: str) -> str:
+    """`1/2`: free of all."""
+    amount = machine["resources"].get(name)
+    return f"{amount['free'] / unit:{form}}/{amount['total'] / unit:{form}}" if amount else ""
 
 
 def _process_row(process: dict[str, Any]) -> tuple[object, ...]:

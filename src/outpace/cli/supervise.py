@@ -14,6 +14,8 @@ from outpace.settings import Settings, environment, home_of
 from outpace.values.errors import OutpaceError
 
 _PR_SET_PDEATHSIG = 1
+# For the replicas on other machines to end.
+_REPLICAS_END_S = 20.0
 # After the grace time of running requests: what a program needs to write down its end.
 _LAST_WORDS_S = 5.0
 
@@ -35,7 +37,10 @@ def main(argv: list[str]) -> int:
 
 
 def programs_of(settings: Settings, settings_path: Path) -> list[Program]:
-    """Control, and as many gateway workers as wanted. Workers end first, so that control bills what they did."""
+    """Control, and as many gateway workers as wanted. Workers end first, so that control bills what they did.
+
+    With Ray its pool is a third kind, and ends last: with every replica.
+    """
     compose = (sys.executable, "-m", "outpace.compose")
     workers = [
         Program(
@@ -49,7 +54,17 @@ def programs_of(settings: Settings, settings_path: Path) -> list[Program]:
     control = Program(
         name="control", argv=(*compose, "control", str(settings_path)), stop_rank=1, grace_s=_LAST_WORDS_S
     )
-    return [control, *workers]
+    if settings.ray is None:
+        return [control, *workers]
+    ray = Program(name="ray", argv=ray_pool("run", settings), stop_rank=2, grace_s=_REPLICAS_END_S)
+    return [ray, control, *workers]
+
+
+def ray_pool(what: str, settings: Settings) -> tuple[str, ...]:
+    """The Ray pool's process: `run` it, or `sweep` what a killed one left."""
+    assert settings.ray is not None, "only with an address"
+    module = (sys.executable, "-m", "outpace.fleet.ray_pool")
+    return (*module, what, settings.home, settings.ray, settings.ray_auth)
 
 
 def _die_with(front_pid: int) -> None:

@@ -15,6 +15,7 @@ from outpace.cli.machine import machine_line
 from outpace.cli.options import HomeOption
 from outpace.cli.ready import engine_line, wait_until_ready
 from outpace.cli.weights import fetch_weights
+from outpace.fleet.ray_knock import require_cluster
 from outpace.settings import Settings, home_of, settings_from
 from outpace.values.clock import SystemClock
 from outpace.values.errors import InvalidInput
@@ -53,6 +54,10 @@ def up(
         bool,
         typer.Option("--no-profile", help="Measure no deployment by itself; `outpace profile` does."),
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Head of a Ray cluster; replicas run on its machines."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is ready; it runs on.")
     ] = False,
@@ -73,6 +78,7 @@ def up(
             "workers": workers,
             "database": database,
             "profile": "off" if no_profile else None,
+            "ray": ray,
         }
     )
     models = wanted_models(model)
@@ -80,6 +86,8 @@ def up(
     place.make()
     typer.echo(f"  {machine_line()}")
     refuse_if_taken(settings)
+    if settings.ray is not None:
+        require_cluster(settings.ray, is_open=settings.ray_auth == "none")
     for name in models.values():
         fetch_weights(place, name)
     _run(settings, place, models, is_detached=detach, is_greeting=greet)

@@ -13,13 +13,19 @@ from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.reconcile import Reconciler
 from outpace.control.specs import check_count, parse_spec, require_price
 from outpace.control.store import Store, Wanted
-from outpace.control.telling import deployment_document, receipt_document, stopping_document, usage_document
+from outpace.control.telling import (
+    deployment_document,
+    machine_document,
+    receipt_document,
+    stopping_document,
+    usage_document,
+)
 from outpace.control.threads import in_thread
 from outpace.fleet.logs import last_lines
 from outpace.metering import Counters
 from outpace.metering.reports import Reports
 from outpace.values.deployment import DeploymentSpec, LaunchOrder
-from outpace.values.errors import Conflict, InvalidInput, ModelNotFound, NotFound
+from outpace.values.errors import Conflict, InvalidInput, ModelNotFound, NotFound, OutpaceError
 
 _LOG = structlog.get_logger()
 _T = TypeVar("_T")
@@ -68,11 +74,20 @@ class Desk:
                 {"name": c.name, "pid": c.pid, "started_at": c.started_at, "restarts": c.restarts}
                 for c in sorted(children, key=lambda child: child.name)
             ],
+            "machines": await self._machines(),
             "deployments": [
                 *(self._deployment(name) for name in self._reconciler.served),
                 *(stopping_document(name, self._reconciler) for name in self._stopping()),
             ],
         }
+
+    async def _machines(self) -> list[dict[str, Any]]:
+        try:
+            return [machine_document(machine) for machine in await self._parts.pool.machines()]
+        except OutpaceError as error:
+            # The status must be shown above all when something is out of reach.
+            _LOG.warning("machines_unknown", reason=str(error))
+            return []
 
     async def models(self) -> list[dict[str, Any]]:
         """The catalogue."""

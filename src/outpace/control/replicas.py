@@ -24,6 +24,7 @@ from outpace.values.starts import StartedFrom, start_bill
 
 _LOG = structlog.get_logger()
 _POOL_AGAIN_S = 0.25
+_START_PATIENCE_S = 0.25
 _NEVER_S = float("-inf")
 _HAND_OVER_DEADLINE_S = 0.5
 
@@ -59,6 +60,7 @@ class Replicas:
         self._costs: dict[str, Cost] = {}
         self.history = StartHistory(parts.home.starts)
         self.standbys = Standbys(parts.pool, parts.clock)
+        self._starting: set[asyncio.Task[None]] = set()
 
     def of(self, deployment: str) -> list[Life]:
         """The replicas of a deployment, by number."""
@@ -159,12 +161,14 @@ class Replicas:
         except msgspec.DecodeError:
             # The next comparison with the pool stops what is not known.
             return
+        address = child.address or note.address
         life = Life(
             id=child.name,
             deployment=note.deployment,
             digest=note.digest,
-            state="ready" if (child.name, note.address, note.token) in serving else "starting",
-            address=note.address,
+            state="ready" if (child.name, address, note.token) in serving else "starting",
+            address=address,
+            machine=child.machine,
             token=note.token,
             pid=child.pid,
             restarts=note.restarts,
@@ -194,14 +198,12 @@ class Replicas:
             started_at=self._parts.clock.wall_s(),
             started_s=self._parts.clock.monotonic_s(),
         )
-        try:
-            started = await self._launch(served, life)
-        except OutpaceError as error:
-            self._fail(life, "ended", str(error))
-            return
-        self._set(started)
-        self._tend(started)
-        _LOG.info("replica_started", replica=life.id, pid=started.pid, restarts=life.restarts)
+        self._set(life)
+        starting = asyncio.create_task(self._start(served, life))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        # Another machine may take seconds to begin; nobody else shall wait for it.
+        await asyncio.wait({starting}, timeout=_START_PATIENCE_S)
 
     def retire(self, replica_id: str) -> None:
         """Let a replica end after its requests; by now it must be out of the snapshot or never have been in."""
@@ -225,8 +227,30 @@ class Replicas:
 
     def close(self) -> None:
         """Stop tending; the replicas themselves run on."""
-        for task in self._tending.values():
+        for task in [*self._tending.values(), *self._starting]:
             task.cancel()
+
+    async def _start(self, served: Served, life: Life) -> None:
+        try:
+            started = await self._launch(served, life)
+        except OutpaceError as error:
+            self._start_failed(life, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 (a loop's edge: one start must not stop the others)
+            _LOG.exception("start_crashed", replica=life.id)
+            self._start_failed(life, f"starting it failed: {type(error).__name__}")
+            return
+        if self.lives.get(life.id) is not life:
+            # Not wanted any more by now.
+            await self._stop(life, 0.0)
+            return
+        self._set(started)
+        self._tend(started)
+        _LOG.info("replica_started", replica=life.id, pid=started.pid, restarts=life.restarts)
+
+    def _start_failed(self, life: Life, reason: str) -> None:
+        if self.lives.get(life.id) is life:
+            self._fail(life, "ended", reason)
 
     async def _launch(self, served: Served, life: Life) -> Life:
         resolved = served.require_resolved()
@@ -261,7 +285,12 @@ class Replicas:
         self._costs[life.id] = Cost({"place": place_s}, started_from)
         self._notes[life.id] = note
         return msgspec.structs.replace(
-            life, address=launch.address, token=launch.token, pid=child.pid, is_running=True
+            life,
+            address=child.address or launch.address,
+            machine=child.machine,
+            token=launch.token,
+            pid=child.pid,
+            is_running=True,
         )
 
     async def _process(self, life: Life, launch: Launch, note: str) -> tuple[Child, StartedFrom]:

@@ -9,6 +9,8 @@ from outpace.control.reconcile import Reconciler
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served
 from outpace.control.specs import notes_on, price_document, spec_document
+from outpace.fleet.cluster import MACHINE_LABEL
+from outpace.fleet.pool import PoolMachine
 from outpace.fleet.replicas import Life
 from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
@@ -161,6 +163,7 @@ def _replica(life: Life, is_idle: bool) -> dict[str, Any]:
         # Loaded, and no traffic comes to it.
         "state": "standby" if is_idle else life.state,
         "pid": life.pid if life.is_running else None,
+        "machine": life.machine or None,
         "reason": life.reason,
         "load_s": None if life.load_s is None else round(life.load_s, 3),
         "restarts": life.restarts,
@@ -181,3 +184,19 @@ def _external(entry: DeploymentEntry) -> list[dict[str, Any]]:
             "started_at": entry.created,
         }
     ]
+
+
+def machine_document(machine: PoolMachine) -> dict[str, Any]:
+    """A machine of a pool that has several; its own names of amounts are the cluster's."""
+    return {
+        "id": machine.name,
+        "address": machine.address,
+        "state": "gone" if not machine.is_alive else "refused" if machine.problem else "ready",
+        "reason": machine.problem,
+        "resources": {name: _amount(machine, name) for name in machine.resources if ":" not in name},
+        "labels": {name: value for name, value in machine.labels.items() if name != MACHINE_LABEL},
+    }
+
+
+def _amount(machine: PoolMachine, name: str) -> dict[str, float]:
+    return {"total": machine.resources[name], "free": machine.free.get(name, 0.0)}

@@ -60,10 +60,15 @@ def socket_path(order: LaunchOrder) -> str:
     return f"{order.socket_dir}/{order.replica_id[-room:]}.sock"
 
 
-def launch_module(module: str, config: msgspec.Struct, path: str, token: str) -> Launch:
-    """Start `module` with this interpreter: the configuration on argv, the token in the environment only."""
+def launch_module(
+    module: str, config: msgspec.Struct, path: str, token: str, files: tuple[str, ...] = ()
+) -> Launch:
+    """Start `module` with this interpreter: the configuration on argv, the token in the environment only.
+
+    `files` are those that it reads, as the configuration names them.
+    """
     argv = (sys.executable, "-m", module, "--config", msgspec.json.encode(config).decode())
-    return Launch(argv=argv, address=f"unix:{path}", token=token, env={TOKEN_ENV: token})
+    return Launch(argv=argv, address=f"unix:{path}", token=token, env={TOKEN_ENV: token}, files=files)
 
 
 def read_config(kind: type[_C]) -> _C:

@@ -109,7 +109,8 @@ class LlamaCpp:
             threads=order.threads,
             embeddings="embeddings" in order.tasks,
         )
-        return child.launch_module(_MODULE, config, path, order.token)
+        weights = (order.artifact_path,)
+        return child.launch_module(_MODULE, config, path, order.token, weights)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         is_embedding = deployment.tasks == ("embeddings",)

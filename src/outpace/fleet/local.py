@@ -1,42 +1,46 @@
-"""The local pool: processes of this machine, children of the supervisor, reached through its socket."""
+"""Pools reached through a socket in the home: the supervisor's, whose processes run on this machine, and others."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 
 from outpace.fleet import wire
-from outpace.fleet.pool import Child
+from outpace.fleet.pool import Child, PoolMachine
 from outpace.values.clock import Clock
 from outpace.values.deployment import Launch
 from outpace.values.errors import Conflict, EngineFailed, InvalidInput, OutpaceError, Overloaded
 from outpace.values.home import Home
 
 _ANSWER_DEADLINE_S = 10.0
+# A start on another machine waits for a process there.
+_RAY_ANSWER_S = 90.0
 _RECONNECT_WAIT_S = 0.5
 
 
-class LocalPool:
-    """A `Pool` of the supervisor that runs in `home`. A connection per order; one that stays for the ends."""
+class SocketPool:
+    """A `Pool` behind a socket. A connection per order; one that stays for the ends."""
 
-    def __init__(self, home: Home, clock: Clock) -> None:
-        self._path = home.sockets / "supervisor.sock"
+    def __init__(self, path: Path, who: str, clock: Clock, answer_s: float = _ANSWER_DEADLINE_S) -> None:
+        self._path = path
+        self._who = who
         self._clock = clock
+        self._answer_s = answer_s
 
     async def start(self, name: str, launch: Launch, note: str = "") -> Child:
         """Start a process. Raises Conflict, InvalidInput or EngineFailed."""
-        order = wire.Spawn(name=name, argv=list(launch.argv), env=launch.env, note=note)
-        return (await self._ask(order)).children[0]
+        return (await self._ask(wire.Spawn(name=name, launch=launch, note=note))).children[0]
 
     async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
         """Start a process that waits for another's launch. Raises Conflict, InvalidInput or EngineFailed."""
-        order = wire.Spawn(name=name, argv=list(launch.argv), env=launch.env, note=note, stands_by=True)
+        order = wire.Spawn(name=name, launch=launch, note=note, stands_by=True)
         return (await self._ask(order)).children[0]
 
     async def hand_over(self, standby: str, name: str, launch: Launch, note: str = "") -> Child:
         """Let a process that stands by become a replica. Raises Conflict, InvalidInput or EngineFailed."""
-        order = wire.HandOver(standby=standby, name=name, argv=list(launch.argv), env=launch.env, note=note)
+        order = wire.HandOver(standby=standby, name=name, launch=launch, note=note)
         return (await self._ask(order)).children[0]
 
     async def stop(self, name: str, grace_s: float) -> None:
@@ -50,6 +54,10 @@ class LocalPool:
     async def everything(self) -> list[Child]:
         """Replicas and the platform's own programs."""
         return (await self._ask(wire.List())).children
+
+    async def machines(self) -> list[PoolMachine]:
+        """The machines of a pool that has several."""
+        return (await self._ask(wire.Machines())).machines
 
     async def ends(self) -> AsyncIterator[Child]:
         """Every end of a replica from now on; comes back by itself when the connection is lost."""
@@ -73,11 +81,11 @@ class LocalPool:
 
     async def _ask(self, order: wire.Order) -> wire.Answer:
         try:
-            async with asyncio.timeout(_ANSWER_DEADLINE_S):
+            async with asyncio.timeout(self._answer_s):
                 raw = await self._exchange(wire.line(order))
             answer = wire.answer(raw)
         except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
-            raise Overloaded(f"the supervisor does not answer ({error or type(error).__name__})") from error
+            raise Overloaded(f"{self._who} does not answer ({error or type(error).__name__})") from error
         if answer.error is not None:
             raise _refusal(answer.code, answer.error)
         return answer
@@ -90,6 +98,20 @@ class LocalPool:
             return await reader.readline()
         finally:
             writer.close()
+
+
+class LocalPool(SocketPool):
+    """The pool of the supervisor that runs in `home`."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        super().__init__(home.sockets / "supervisor.sock", "the supervisor", clock)
+
+
+class OnRay(SocketPool):
+    """The pool of the process that has the Ray pool of `home`."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        super().__init__(home.ray_socket, "the Ray pool", clock, _RAY_ANSWER_S)
 
 
 def _refusal(code: str | None, message: str) -> OutpaceError:

@@ -1,11 +1,15 @@
 """The pool protocol: where replicas run. A pool starts, lists, stops and reports ends; it decides nothing."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
 
 from outpace.values.deployment import Launch
+from outpace.values.errors import InvalidInput
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +30,24 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     # The line in which it told that it listens and what its start took (`engines/child.tell_listening`).
     told: str = ""
+    # Where it answers, when that is not where it was told to listen: it runs on another machine.
+    address: str = ""
+    # The machine it runs on; empty: this one.
+    machine: str = ""
+
+
+class PoolMachine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of a pool that has several."""
+
+    name: str
+    address: str
+    is_alive: bool
+    # What it says it has, by the cluster's names, and what of that is free.
+    resources: dict[str, float] = {}
+    free: dict[str, float] = {}
+    labels: dict[str, str] = {}
+    # Why nothing is placed there; None: it is fine.
+    problem: str | None = None
 
 
 class Pool(Protocol):
@@ -58,6 +80,16 @@ class Pool(Protocol):
         """The running replicas, and those that ended lately."""
         ...
 
+    async def machines(self) -> list[PoolMachine]:
+        """The machines of a pool that has several; empty for one that runs on this machine only."""
+        ...
+
     def ends(self) -> AsyncIterator[Child]:
         """Every end of a replica from now on; ends missed while the pool was out of reach are in `replicas`."""
         ...
+
+
+def require_startable(name: str, launch: Launch) -> None:
+    """Raises InvalidInput for a name that could be a path, and for a launch without a command."""
+    if not _NAME.fullmatch(name) or not launch.argv:
+        raise InvalidInput("name", "letters, digits, and . _ @ - only, and a command to run")

@@ -56,6 +56,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     state: ReplicaState
     address: str
     token: str
+    # Of a pool with several machines.
+    machine: str = ""
     pid: int | None = None
     is_running: bool = True
     # It has been told to end; nothing brings it back.

@@ -7,7 +7,6 @@ It imports only the standard library and msgspec, runs in one thread, and owns a
 import asyncio
 import contextlib
 import os
-import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from outpace.fleet.children import (
     yield_memory_first,
 )
 from outpace.fleet.handover import arguments, hand_over
-from outpace.fleet.pool import Child
+from outpace.fleet.pool import Child, require_startable
 from outpace.fleet.ports import require_free
 from outpace.fleet.processes import MARK, end_all, leftovers, orphans
 from outpace.fleet.reasons import last_words
@@ -38,7 +37,6 @@ from outpace.values.home import Home
 EXIT_CONFIG = 78
 # Nothing works without them, so an open breaker is tried again soon.
 PROGRAM_RESTARTS = RestartPolicy(longest_wait_s=2.0, healthy_after_s=10.0, retry_open_s=5.0)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _ENDED_KEPT = 100
 
 
@@ -334,6 +332,8 @@ class Supervisor:
             case wire.Watch():
                 self._watchers.add(writer)
                 return wire.Answer()
+            case wire.Machines():
+                return wire.Answer()
             case wire.List():
                 living = [self._child_of(life) for life in self._lives.values()]
                 return wire.Answer(children=[*living, *self._waiting(), *self._ended.values()])
@@ -359,8 +359,7 @@ class Supervisor:
         return is_open(self._failures.get(program.name, NO_FAILURES), PROGRAM_RESTARTS)
 
     def _require_free(self, order: wire.Spawn | wire.HandOver) -> None:
-        if not _NAME.fullmatch(order.name) or not order.argv:
-            raise InvalidInput("name", "letters, digits, and . _ @ - only, and a command to run")
+        require_startable(order.name, order.launch)
         if self._stop_signals:
             raise Conflict("the platform is stopping")
         if order.name in self._lives or any(order.name == program.name for program in self._programs):
@@ -369,9 +368,9 @@ class Supervisor:
     def _spawn(self, order: wire.Spawn) -> Child:
         self._require_free(order)
         try:
-            life = self._start(order.name, order.argv, order.env, stands_by=order.stands_by)
+            life = self._start(order.name, order.launch.argv, order.launch.env, stands_by=order.stands_by)
         except OSError as error:
-            raise EngineFailed(f"{order.argv[0]}: {os.strerror(error.errno or 0)}") from error
+            raise EngineFailed(f"{order.launch.argv[0]}: {os.strerror(error.errno or 0)}") from error
         life.note = order.note
         yield_memory_first(life.process.pid)
         return self._child_of(life)
@@ -384,10 +383,10 @@ class Supervisor:
             raise EngineFailed(f"{order.standby} does not stand by")
         with channel:
             try:
-                told = arguments(life.process.argv, order.argv)
+                told = arguments(life.process.argv, order.launch.argv)
                 # Before it can write: an engine that starts at once speaks before we hear that it has taken over.
                 life.process.log.move(self._log_of(order.name))
-                await hand_over(channel, told, order.env)
+                await hand_over(channel, told, order.launch.env)
                 self._require_free(order)
                 self._require_life(order.standby, life)
             except OutpaceError:

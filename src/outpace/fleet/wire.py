@@ -1,8 +1,9 @@
-"""What is said on the supervisor's socket: one JSON object per line, an answer to each."""
+"""What is said on a pool's socket: one JSON object per line, an answer to each."""
 
 import msgspec
 
-from outpace.fleet.pool import Child
+from outpace.fleet.pool import Child, PoolMachine
+from outpace.values.deployment import Launch
 
 LONGEST_LINE_BYTES = 1024 * 1024
 
@@ -11,8 +12,7 @@ class Spawn(msgspec.Struct, frozen=True, tag_field="do", tag="spawn", forbid_unk
     """Start a replica process; it is never restarted by the supervisor."""
 
     name: str
-    argv: list[str]
-    env: dict[str, str] = {}
+    launch: Launch
     note: str = ""
     # It waits for the launch of another on its standard input.
     stands_by: bool = False
@@ -23,8 +23,7 @@ class HandOver(msgspec.Struct, frozen=True, tag_field="do", tag="hand_over", for
 
     standby: str
     name: str
-    argv: list[str]
-    env: dict[str, str] = {}
+    launch: Launch
     note: str = ""
 
 
@@ -43,15 +42,22 @@ class Watch(msgspec.Struct, frozen=True, tag_field="do", tag="watch", forbid_unk
     """Keep the connection: one answer per end of a child follows."""
 
 
-Order = Spawn | HandOver | Stop | List | Watch
+class Machines(msgspec.Struct, frozen=True, tag_field="do", tag="machines", forbid_unknown_fields=True):
+    """Ask for the machines of a pool that has several."""
+
+
+Order = Spawn | HandOver | Stop | List | Watch | Machines
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """Either children or an error; `code` is that of values/errors."""
 
     children: list[Child] = []
+    machines: list[PoolMachine] = []
     error: str | None = None
     code: str | None = None
+    # What a replica on another machine has written since it was last asked.
+    log: str = ""
 
 
 _ENCODER = msgspec.json.Encoder()

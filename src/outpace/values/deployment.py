@@ -84,6 +84,21 @@ class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     engine_settings: dict[str, str | int | float | bool] = {}
 
 
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica takes of the machines it runs on; a pool of several machines places it by this."""
+
+    # A share of processor time to reserve. The local pool reserves none, and threads may be more.
+    cpus: float = 1.0
+    memory_bytes: int = 0
+    # Accelerators on each machine (tensor parallel), and over how many machines (pipeline parallel).
+    devices: int = 0
+    num_machines: int = 1
+    # The cluster's name for the kind of accelerator, such as `H100`; empty: any.
+    accelerator: str = ""
+    # Labels that the machines must have.
+    labels: dict[str, str] = {}
+
+
 class Launch(msgspec.Struct, frozen=True):
     """How to start one replica process, and where it will answer."""
 
@@ -93,6 +108,11 @@ class Launch(msgspec.Struct, frozen=True):
     # Bearer token that the replica requires, so that nobody reaches an engine past the gateway.
     token: str
     env: dict[str, str] = {}
+    needs: Needs = Needs()
+    # Weights and other files that must lie where it runs; their paths occur in `argv`.
+    files: tuple[str, ...] = ()
+    # The command on further machines, with `{rank}`, `{num_machines}` and `{first_address}` to fill in.
+    follower_argv: tuple[str, ...] = ()
 
 
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):

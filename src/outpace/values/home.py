@@ -80,6 +80,11 @@ class Home:
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"outpace-{os.getuid()}-{digest}"
 
+    @property
+    def ray_socket(self) -> Path:
+        """Where the Ray pool takes its orders."""
+        return self.sockets / "ray.sock"
+
     def remove_sockets(self) -> None:
         """Remove the sockets of ended processes, and their folder, which may lie outside the home."""
         for left in self.sockets.glob("*.sock"):

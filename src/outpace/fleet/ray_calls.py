@@ -1,0 +1,190 @@
+"""The calls to Ray. They block: the pool makes them in threads. Actors and placement groups go by a replica's key."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from outpace.fleet.cluster import bundles_of, selector_of
+from outpace.fleet.pool import PoolMachine
+from outpace.fleet.ray_host import ReplicaHost
+from outpace.values.deployment import Needs
+from outpace.values.errors import EngineFailed, InvalidInput
+
+# Names of actors are looked up in it; homes are told apart by the names.
+_NAMESPACE = "outpace"
+_FIND_S = 10.0
+_PLACE_S = 5.0
+
+
+def connect(address: str, *, is_open: bool) -> None:
+    """Join the cluster as a driver. Raises InvalidInput with the reason and the remedy."""
+    os.environ["RAY_AUTH_MODE"] = "disabled" if is_open else "token"
+    import ray
+
+    own = _own_address(address)
+    try:
+        ray.init(
+            address=address,
+            _node_ip_address=own,
+            namespace=_NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except Exception as error:
+        raise InvalidInput("--ray", f"cannot join {address}: {_first_line(error)}") from error
+
+
+def _own_address(address: str) -> str:
+    """The address under which this machine is a machine of the cluster; the head's first."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    try:
+        known = GcsClient(address=address).get_all_node_info(timeout=_FIND_S).values()
+    except Exception as error:
+        raise InvalidInput("--ray", f"cannot ask {address}: {_first_line(error)}") from error
+    alive = [info.node_manager_address for info in known if info.state == 0]
+    head = address.rpartition(":")[0]
+    own = [each for each in sorted(alive, key=lambda each: each != head) if _is_ours(each)]
+    if not own:
+        raise InvalidInput(
+            "--ray",
+            f"this machine is no part of the cluster at {address} (it has {', '.join(alive) or 'no machines'}); "
+            f"run `outpace node join {address} --cpus 0` here first",
+        )
+    return str(own[0])
+
+
+def _is_ours(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+class _Host(ReplicaHost):
+    """A replica's host as an actor."""
+
+    def __init__(self, lease_s: float) -> None:
+        import ray
+
+        machine = ray.util.get_node_ip_address()
+        super().__init__(machine, machine, lease_s, _give_back)
+
+
+def _give_back() -> None:
+    """Return what was reserved for this actor; that ends it as well."""
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        ray.util.remove_placement_group(group)
+    os._exit(0)
+
+
+def reserved(key: str, needs: Needs, avoided: Sequence[str]) -> list[str]:
+    """The machines, one for each bundle; empty when there was no room in time, and nothing is reserved then."""
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    bundles = bundles_of(needs)
+    selector = selector_of(needs, avoided)
+    group = placement_group(
+        bundles,
+        strategy="STRICT_SPREAD" if needs.num_machines > 1 else "PACK",
+        name=key,
+        # It must outlive this process, as its actors do.
+        lifetime="detached",
+        bundle_label_selector=[selector for _ in bundles] if selector else None,
+    )
+    if not group.wait(_PLACE_S):
+        remove_placement_group(group)
+        return []
+    places = placement_group_table(group)["bundles_to_node_id"]
+    return [places[index] for index in range(len(bundles))]
+
+
+def hosts_for(key: str, needs: Needs, lease_s: float) -> list[Any]:
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = ray.util.get_placement_group(key)
+    return [
+        ray.remote(_Host)
+        .options(
+            name=f"{key}/{rank}",
+            lifetime="detached",
+            max_restarts=0,
+            num_cpus=needs.cpus,
+            num_gpus=needs.devices,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
+        )
+        .remote(lease_s)
+        for rank in range(needs.num_machines)
+    ]
+
+
+def remove(key: str, hosts: Sequence[Any]) -> None:
+    import ray
+
+    for host in hosts:
+        ray.kill(host)
+    with contextlib.suppress(ValueError):
+        ray.util.remove_placement_group(ray.util.get_placement_group(key))
+
+
+def remove_groups(prefix: str, kept: set[str]) -> None:
+    """Remove what an earlier process reserved and nobody lives in."""
+    import ray
+
+    groups = [table for table in ray.util.placement_group_table().values() if table["state"] != "REMOVED"]
+    for name in [table["name"] for table in groups]:
+        if name.startswith(prefix) and name not in kept:
+            remove(name, ())
+
+
+def machines_of(key: str) -> list[str]:
+    import ray
+
+    table = ray.util.placement_group_table(ray.util.get_placement_group(key))
+    return list(dict(sorted(table["bundles_to_node_id"].items())).values())
+
+
+def machines_now(problems: dict[str, str]) -> list[PoolMachine]:
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [
+        PoolMachine(
+            name=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            is_alive=node["Alive"],
+            resources=node["Resources"],
+            free=free.get(node["NodeID"], {}),
+            labels=node["Labels"],
+            problem=problems.get(node["NodeID"]),
+        )
+        for node in ray.nodes()
+    ]
+
+
+@contextlib.contextmanager
+def rays_errors() -> Iterator[None]:
+    """Ray's errors in our terms."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise EngineFailed(f"the Ray cluster: {_first_line(error)}") from error
+    except TimeoutError as error:
+        raise EngineFailed("a machine of the cluster did not answer in time") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
