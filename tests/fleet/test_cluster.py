@@ -9,6 +9,7 @@ from outpace.fleet.cluster import (
     HostOrder,
     avoided_for,
     bundles_of,
+    is_hopeless,
     moved,
     selector_of,
     why_lying,
@@ -55,6 +56,13 @@ def test_replicas_of_one_deployment_spread_while_there_is_room_elsewhere() -> No
     assert avoided_for(Needs(), [one, two], {"1"}) == ["1"]
     assert avoided_for(Needs(), [one, _machine("2", cpus=0)], {"1"}) == []
     assert avoided_for(Needs(), [one, _machine("2", problem="lies")], {"1"}) == ["2"]
+
+
+def test_what_no_machine_could_ever_hold_is_hopeless_and_what_is_only_full_is_not() -> None:
+    full = _machine("1", cpus=0)
+    assert not is_hopeless(Needs(), [full])
+    assert is_hopeless(Needs(devices=4), [full])
+    assert is_hopeless(Needs(num_machines=2), [full, _machine("2", problem="lies")])
 
 
 def test_no_room_says_what_each_machine_lacks() -> None:

@@ -72,6 +72,13 @@ def avoided_for(needs: Needs, machines: Sequence[PoolMachine], siblings: Contain
     return bad + [machine.name for machine in good if machine.name in siblings]
 
 
+def is_hopeless(needs: Needs, machines: Sequence[PoolMachine]) -> bool:
+    """Too few machines could ever hold it, with nothing else on them: waiting does not help."""
+    bundle = bundles_of(needs)[0]
+    empty = [msgspec.structs.replace(machine, free=machine.resources) for machine in machines]
+    return sum(_lack(bundle, needs, machine) is None for machine in empty) < needs.num_machines
+
+
 def why_no_room(needs: Needs, machines: Sequence[PoolMachine]) -> str:
     """Which machine lacks what, in a sentence with the remedy."""
     bundle = bundles_of(needs)[0]

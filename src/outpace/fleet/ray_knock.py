@@ -16,7 +16,7 @@ from outpace.values.errors import InvalidInput
 
 Answer = Literal["welcome", "token_needed", "no_ray"]
 _CONNECT_S = 3.0
-_ASK_S = 20.0
+_ASK_S = 10.0
 _TIMEOUT_S = 5.0
 OPTION = "--ray"
 

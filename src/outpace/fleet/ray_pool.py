@@ -24,6 +24,7 @@ from outpace.fleet.cluster import (
     Facts,
     HostOrder,
     avoided_for,
+    is_hopeless,
     why_lying,
     why_no_room,
 )
@@ -247,6 +248,8 @@ class RayPool:
 
     async def _reserve(self, life: _Life, needs: Needs) -> None:
         machines = await self.machines()
+        if is_hopeless(needs, machines):
+            raise EngineFailed(why_no_room(needs, machines))
         avoided = avoided_for(needs, machines, self._siblings(life.name))
         reserving = asyncio.to_thread(reserved, life.key, needs, avoided)
         life.machines = await reserving
