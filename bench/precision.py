@@ -21,8 +21,8 @@ import gguf
 import msgspec
 import numpy as np
 
-from outpace.hardware.machine import detect
-from outpace.lab.gate import GateOrder, Side, gate_with_results, machine_name
+from outpace.hardware.machine import detect, machine_name
+from outpace.lab.gate import GateOrder, Side, gate_with_results
 from outpace.lab.making import produce, source_of
 from outpace.lab.speed import measure_speeds
 from outpace.precision.artifacts import sha256_of

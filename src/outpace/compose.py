@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from outpace.values.profile import Profile
 
 DEFAULT_ENGINE = "llamacpp"
+# Its sequences share the memory for keys and values by pages.
+PAGED_ENGINE = "openvino"
 _AS_SHIPPED = "as shipped; no faster format is proven here yet"
 
 
@@ -80,10 +82,11 @@ def gateway_process(settings: Settings, index: int) -> None:
     journal = JournalWriter(home.journal, boot_id)
     column = Counters.open(home.counters).claim_column(boot_id)
     meter = Meter(journal, column, clock)
-    service = Service(meter=meter, engine=functools.cache(engine), secret=settings_room.secret, clock=clock)
+    service = Service(meter, functools.cache(engine), settings_room.secret, clock)
+    service.set_up(settings.queue_order, settings.workers)
     watch = SnapshotWatch(home.snapshot, clock, service.take_over)
     signals = WorkerSignals(
-        home.sockets, index, settings.workers, clock, demand=service.demand, on_snapshot=watch.look
+        home.sockets, index, settings.workers, clock, service.demand, watch.look, service.see_peers
     )
     service.on_held = signals.send_now
     gateway = Gateway(service=service, keys=Keys(clock), snapshot=lambda: watch.current, clock=clock)
@@ -121,6 +124,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         clock=clock,
         credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
         pool=supervisor if settings.ray is None else OnRay(home, clock),
+        memory_bytes=memory_bytes(),
         programs=programs,
         engine=functools.cache(engine),
         resolve=models.resolve,
@@ -195,6 +199,7 @@ class Models:
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
         from outpace.catalogue import resolve
         from outpace.control.parts import Resolved
+        from outpace.fleet.sizing import require_room
 
         if spec.external is not None:
             return _elsewhere(spec.external)
@@ -202,7 +207,7 @@ class Models:
         found = resolve(spec.model, self._shipped_precision(spec), self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
         engine = DEFAULT_ENGINE if engine == "auto" else engine
-        size = self._size(found, spec.engine_settings)
+        size = self._size(found, spec.engine_settings, pages_kv=engine == PAGED_ENGINE)
         resolved = Resolved(
             engine=engine,
             model=found.model,
@@ -217,14 +222,16 @@ class Models:
             needs_pull=found.needs_pull,
             engine_version=engine_version(engine),
             parallel=size.parallel,
-            in_flight=self._in_flight(size.parallel) if engine == DEFAULT_ENGINE else None,
+            in_flight=self._in_flight(size.parallel) if engine in (DEFAULT_ENGINE, PAGED_ENGINE) else None,
             threads=int(spec.engine_settings.get("threads", os.cpu_count() or 1)),
         )
         require_no_kv_settings(engine, spec.engine_settings)
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, _unpacked(resolved))
-        return self._tuned(spec, chosen)
+        replica_bytes = int(_replica_bytes(found, chosen))
+        require_room(spec.replicas, replica_bytes, memory_bytes())
+        return self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=replica_bytes))
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With what was measured of this variant here, and the speculation that follows or was asked for."""
@@ -329,21 +336,23 @@ class Models:
         return [listing(card, self._store) for card in shipped_cards().values()]
 
     def _in_flight(self, parallel: int) -> int:
-        """Twice what runs at once, so that no sequence waits for its next request; over all workers together.
+        """One worker's share of what runs at once; who waits does so in the gateway, where the line is fair.
 
         llama.cpp holds a thread for each request it has: with more requests than threads it answers nobody.
         """
-        return max(2, math.ceil(2 * parallel / self._workers))
+        return math.ceil(parallel / self._workers)
 
-    def _size(self, found: "Found", settings: Mapping[str, str | int | float | bool]) -> "ReplicaSize":
-        from outpace.fleet.sizing import ReplicaSize, replica_size
+    def _size(
+        self, found: "Found", settings: Mapping[str, str | int | float | bool], *, pages_kv: bool
+    ) -> "ReplicaSize":
+        from outpace.fleet.sizing import PAGED_SHARING, ReplicaSize, replica_size
 
         kv_bytes = _kv_bytes_per_token(found)
         size = replica_size(found.context_tokens, kv_bytes, memory_bytes())
         if not kv_bytes:
             size = size._replace(context_tokens=found.context_tokens)
         return ReplicaSize(
-            parallel=int(settings.get("parallel", size.parallel)),
+            parallel=int(settings.get("parallel", size.parallel * (PAGED_SHARING if pages_kv else 1))),
             context_tokens=int(settings.get("context_tokens", size.context_tokens)),
         )
 
@@ -457,6 +466,16 @@ def _kv_bytes_per_token(found: "Found") -> float:
         path = found.artifact_path
         shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), found.model)
     return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
+
+
+def _replica_bytes(found: "Found", resolved: "Resolved") -> float:
+    """Memory of one replica: weights where they are known, the KV cache at 16 bit, and what is beside them."""
+    from outpace.fleet.sizing import REPLICA_EXTRA_BYTES
+
+    path = Path(resolved.artifact_path) if resolved.artifact_path else None
+    weights_bytes = path.stat().st_size if path is not None and path.is_file() else 0
+    tokens = resolved.parallel * (resolved.context_tokens or 0)
+    return weights_bytes + tokens * _kv_bytes_per_token(found) + REPLICA_EXTRA_BYTES
 
 
 def memory_bytes() -> int:

@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # `background` measures what a deployment does on this machine, once per variant, while nobody asks it: speeds by
     # load, and whether speculation pays; `off` leaves that to `outpace profile`.
     profile: Literal["background", "off"] = "background"
+    # How requests wait for a model: `fair` by tokens between keys; `fifo` and `gang` (static batching) are there to
+    # compare with.
+    queue_order: Literal["fair", "fifo", "gang"] = "fair"
     # Largest request body.
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
     # Seconds that running requests get to end when the platform stops.

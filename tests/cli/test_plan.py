@@ -9,9 +9,8 @@ from tests.weights import smollm2_gguf
 from typer.testing import CliRunner, Result
 
 from outpace.cli.app import app_for
-from outpace.hardware.machine import detect
+from outpace.hardware.machine import detect, machine_name
 from outpace.hardware.probe import Probe, save_probe
-from outpace.lab.gate import machine_name
 from outpace.lab.profiles import ProfileStore
 from outpace.values.errors import InvalidInput
 from outpace.values.profile import Conditions, LoadPoint, Profile

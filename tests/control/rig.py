@@ -30,6 +30,8 @@ QUICK = ReplicaPolicy(
     snapshot_spread_s=0.05,
     drain_grace_s=30.0,
     stop_grace_s=2.0,
+    canary_later_s=0.3,
+    refill_after_s=0.1,
 )
 HASTY = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.05, opens_after=3, healthy_after_s=3600.0)
 

@@ -42,8 +42,13 @@ def _life(
     )
 
 
-def _wants(desired: int = 1, *, loaded: int = 0, may_start: bool = True) -> dict[str, Standing]:
-    return {"a": Standing(name="a", digest="new", desired=desired, loaded=loaded, may_start=may_start)}
+def _wants(
+    desired: int = 1, *, loaded: int = 0, refills: bool = True, may_start: bool = True
+) -> dict[str, Standing]:
+    standing = Standing(
+        name="a", digest="new", desired=desired, loaded=loaded, refills=refills, may_start=may_start
+    )
+    return {"a": standing}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,9 @@ def _wants(desired: int = 1, *, loaded: int = 0, may_start: bool = True) -> dict
         (_wants(2), [_life("a@2")], [Start("a@1", "a")]),
         # Loaded ones stand by beyond those.
         (_wants(1, loaded=1), [_life("a@1")], [Start("a@2", "a")]),
+        (_wants(1, loaded=1, refills=False), [_life("a@1")], []),
+        (_wants(2, loaded=1, refills=False), [_life("a@1")], [Start("a@2", "a")]),
+        (_wants(0, loaded=1, refills=False), [_life("a@1")], []),
         (_wants(0, loaded=1), [_life("a@1")], []),
         (_wants(0, loaded=1), [_life("a@1"), _life("a@2")], [Retire("a@2")]),
         # A process that is not gone yet keeps its number.

@@ -84,6 +84,13 @@ async def test_a_request_ends_it_and_it_is_tried_again_a_few_times(rig: Rig) -> 
     assert rig.asked == ["m"] * MOST_TRIES
 
 
+async def test_what_was_just_measured_is_not_measured_again_before_it_is_seen(rig: Rig) -> None:
+    await rig.pass_s(2)
+    rig.ends.set()
+    await rig.pass_s(5)
+    assert rig.asked == ["m"]
+
+
 async def test_a_measured_variant_is_left_alone(rig: Rig) -> None:
     rig.resolved.profile, rig.resolved.profile_reason = object(), None
     await rig.pass_s(5)

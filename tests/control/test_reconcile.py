@@ -329,6 +329,34 @@ async def test_a_replica_that_misses_its_canary_never_serves_and_the_next_choice
         )
 
 
+@pytest.mark.parametrize("misses_at", [2, 3])
+async def test_a_wake_is_handed_over_before_a_canary_that_was_answered_lately_and_ended_by_a_miss(
+    home: Home, misses_at: int
+) -> None:
+    asked: list[list[str]] = []
+
+    async def canary(address: str, token: str, variant: str) -> str | None:
+        asked.append(rig.shown())
+        return "canary: differs" if len(asked) == misses_at else None
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), canary="proven")
+
+    async with rig_in(home, resolve=resolve, canary=canary) as rig, rig:
+        rig.reconciler.want(wanted(replicas=1))
+        await rig.until_shown("chat@1")
+        # Nobody was let in before the first answer.
+        assert asked == [[]]
+        rig.reconciler.want(wanted(replicas=2))
+        await rig.until(lambda: len(asked) >= 2)
+        assert asked[1] == ["chat@1", "chat@2"]
+        if misses_at == 2:
+            # The one that missed is ended, and the next start waits for its answer again.
+            await rig.until(lambda: len(asked) == 3)
+            assert asked[2] == ["chat@1"]
+            await rig.until_shown("chat@1", "chat@2")
+
+
 _SLEEPS = Replicas(min=0, max=1, idle_s=0.2)
 
 
@@ -402,3 +430,36 @@ async def test_a_restarted_control_leaves_sleepers_asleep_and_runners_running(ho
             await again.until(lambda: _entry_state(again, "other") == "sleeping" and bool(again.lives))
             assert again.shown() == ["chat@1"]
             assert [life.pid for life in again.lives.values()] == [pid]
+
+
+async def test_the_longest_unused_sleeper_makes_room_and_what_never_fits_says_so(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outpace.control.admission.SETTLED_AFTER_S", 0.0)
+    monkeypatch.setattr("outpace.control.admission.IDLE_AFTER_S", 0.0)
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), replica_bytes=900 if spec.name == "huge" else 400)
+
+    sleeps = Replicas(min=0)
+    async with rig_in(home, resolve=resolve, memory_bytes=1_000) as rig, rig:
+        rig.reconciler.want(wanted("first", bounds=sleeps))
+        await rig.until_shown("first@1", name="first")
+        rig.reconciler.want(wanted("chat", bounds=sleeps))
+        await rig.until_shown("chat@1")
+        rig.reconciler.want(wanted("third"))
+        await rig.until_shown("third@1", name="third")
+        assert (rig.shown("first"), rig.shown()) == ([], ["chat@1"])
+        assert _entry_state(rig, "first") == "sleeping"
+        assert "made room" in rig.reconciler.scaler["first"].reason
+        rig.reconciler.want(wanted("huge"))
+        await rig.until(lambda: "huge" in rig.snapshot().deployments)
+        await rig.until(lambda: "a replica needs" in (rig.snapshot().deployments["huge"].reason or ""))
+        assert (rig.shown("third"), rig.shown()) == (["third@1"], ["chat@1"])
+        # A caller of a sleeper that finds no room is told, and the others serve on.
+        rig.reconciler.want(wanted("chat", replicas=1))
+        waits = Demand(worker=0, deployments={"first": DeploymentDemand(waiting=1)})
+        rig.reconciler.take_demand(waits)
+        await rig.until(lambda: _entry_state(rig, "first") == "failed")
+        assert "chat, third hold the rest" in (rig.snapshot().deployments["first"].reason or "")
+        assert rig.failures == []

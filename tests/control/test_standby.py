@@ -2,16 +2,19 @@
 
 import os
 import signal
+from pathlib import Path
 
+import msgspec
 import pytest
-from tests.control.rig import Rig, rig_in, wanted
+from tests.control.rig import Rig, resolve_echo, rig_in, wanted
 from tests.fleet.launching import is_running
 
+from outpace.control.parts import Resolved
 from outpace.control.standbys import Standbys
 from outpace.fleet.handover import standby_launch
 from outpace.fleet.pool import Child
 from outpace.values.clock import ManualClock
-from outpace.values.deployment import Launch, Replicas, Standby
+from outpace.values.deployment import DeploymentSpec, Launch, Replicas, Standby
 from outpace.values.errors import EngineFailed
 from outpace.values.home import Home
 from outpace.values.signals import Demand, DeploymentDemand
@@ -132,3 +135,19 @@ async def test_what_cannot_be_started_is_tried_again_with_patience() -> None:
 def test_a_launch_of_another_kind_takes_none(argv: tuple[str, ...]) -> None:
     standbys = Standbys(_NoPool(), ManualClock())  # type: ignore[arg-type]
     assert standbys.take(Launch(argv=argv, address="", token="")) is None
+
+
+async def test_weights_that_shall_be_cached_are_looked_at_and_told(home: Home, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.gguf"
+    weights.write_bytes(b"x" * 100_000)
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        return msgspec.structs.replace(resolve_echo(spec), artifact_path=str(weights))
+
+    bounds = Replicas(min=0, standby=Standby(cached=True))
+    async with rig_in(home, resolve=resolve) as rig, rig:
+        rig.reconciler.want(wanted(bounds=bounds), at_least=0)
+        await rig.until(lambda: any(seen.file_bytes for seen in rig.reconciler.warmth.seen.values()))
+        assert rig.reconciler.warmth.seen == {str(weights): (100_000, 100_000, 0)}
+        rig.reconciler.unwant("chat")
+        await rig.until(lambda: "chat" not in rig.snapshot().deployments)

@@ -37,8 +37,14 @@ def test_llamacpp_takes_the_settings_of_every_method(method: str) -> None:
     engine("llamacpp").launch(order(speculation_settings("llamacpp", method)))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("openvino", OpenVinoSettings), ("vllm", VllmSettings)])
-@pytest.mark.parametrize("method", ["ngram", "draft:small"])
+@pytest.mark.parametrize(
+    ("name", "kind", "method"),
+    [
+        ("openvino", OpenVinoSettings, "ngram"),
+        ("vllm", VllmSettings, "ngram"),
+        ("vllm", VllmSettings, "draft:small"),
+    ],
+)
 def test_other_engines_know_the_settings_that_they_are_told(name: str, kind: Any, method: str) -> None:
     settings_of(speculation_settings(name, method, "/draft"), kind, name)
 

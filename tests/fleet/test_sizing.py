@@ -1,9 +1,12 @@
 """Sizes of replicas: small models get everything, large ones give up sequences first."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.fleet.sizing import LARGEST_KV_BYTES, SHORTEST_CONTEXT_TOKENS, replica_size
+from outpace.fleet.sizing import LARGEST_KV_BYTES, SHORTEST_CONTEXT_TOKENS, replica_size, require_room
+from outpace.values.deployment import Replicas, Standby
+from outpace.values.errors import InvalidInput
 from outpace.values.units import GIB
 
 
@@ -21,3 +24,24 @@ def test_it_fits_or_is_the_smallest(context: int, kv_bytes: float, memory_bytes:
     assert size.context_tokens <= context
     fits = size.parallel * size.context_tokens * kv_bytes <= LARGEST_KV_BYTES
     assert fits or (size.parallel == 1 and size.context_tokens <= SHORTEST_CONTEXT_TOKENS * 2)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "fits"),
+    [
+        (Replicas(min=0, standby=3), True),
+        (Replicas(min=0, standby=4), False),
+        (Replicas(min=2, standby=3), False),
+        (Replicas(min=1, max=64), True),
+        (Replicas(min=64, max=64), True),
+        (Replicas(min=3, standby=Standby(imported=16)), True),
+        (Replicas(min=4, standby=Standby(imported=16)), False),
+    ],
+)
+def test_more_standby_than_memory_is_refused_by_name(replicas: Replicas, fits: bool) -> None:
+    if fits:
+        require_room(replicas, 1.0 * GIB, 4 * GIB)
+        return
+    with pytest.raises(InvalidInput, match="let fewer stand by") as refused:
+        require_room(replicas, 1.0 * GIB, 4 * GIB)
+    assert refused.value.param == "replicas.standby"

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from tests.precision.small import matrices, write_gguf
+from tests.precision.small import matrices, write_gguf, write_runnable
 
 from outpace.lab.checkpoints import checkpoint_format, produce_checkpoint
 from outpace.lab.making import produce, reference_format, source_of
@@ -94,7 +94,7 @@ def test_openvino_is_made_of_a_gguf_only(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra `quantize`")
 @pytest.mark.parametrize("to", ["w8a8", "w4a16"])
 def test_calibration_leaves_the_hash_of_its_texts(tmp_path: Path, to: str) -> None:
-    path = write_gguf(tmp_path / "own.gguf", matrices())
+    path = write_runnable(tmp_path / "own.gguf")
     made = produce_checkpoint(str(path), to, tmp_path)
     assert made.record.lineage.calibration_sha256 == shipped_calibration().sha256
     other = parse_calibration(b'{"text": "a"}\n' * 8, "own")

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from tests.precision.small import matrices, verdict, write_gguf
 
-from outpace.hardware.machine import Machine
-from outpace.lab.gate import engine_version, machine_name
+from outpace.hardware.machine import Machine, machine_name
+from outpace.lab.gate import engine_version
 from outpace.lab.making import Product, find_product, produce, source_of
 from outpace.lab.precisions import Precisions
 from outpace.lab.speed import Speed, SpeedStore
@@ -125,7 +125,7 @@ def test_a_faster_kv_format_with_a_pass_is_taken_by_itself(installation: Install
     installation.knows("f32", 50, None)
     product = installation.knows("q8_0", 120, "pass")
     installation.knows("q8_0", 120, "pass", kv="q8_0")
-    figure = Speed(output_tokens_per_s=150, output_tokens_per_cpu_s=1, rounds=1, measured_at=0.0)
+    figure = Speed(output_tokens_per_s=1, output_tokens_per_cpu_s=150, rounds=1, measured_at=0.0)
     SpeedStore(installation.folder, machine_name(MACHINE)).keep(product.sha256, "q8_0", figure)
     choice = installation.precisions.choose(installation.model).choice
     assert (choice.precision, choice.kv_precision) == ("q8_0", "q8_0")

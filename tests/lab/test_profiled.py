@@ -26,7 +26,7 @@ class Rig:
 
     def keep(self, code: float, chat: float) -> None:
         points = [
-            SpeculationPoint(method="ngram", workload=workload, users=1, gain=gain)
+            SpeculationPoint(method="ngram", workload=workload, users=32, gain=gain)
             for workload, gain in (("code", code), ("chat", chat))
         ]
         self.profiled.store.keep(

@@ -1,5 +1,6 @@
 """A tiny Llama as a GGUF file, fake scorers, and verdicts for tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -26,11 +27,31 @@ def matrices(seed: int = 1) -> dict[str, NDArray[np.float32]]:
     return made
 
 
-def write_gguf(path: Path, tensors: dict[str, NDArray[np.float32]]) -> Path:
+def write_runnable(path: Path) -> Path:
+    """A GGUF that transformers can run once it is unpacked: a token for each byte, as GPT-2 writes bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [chr(256 + number) for number in range(256 - len(plain))]
+    tokens = [*map(chr, plain), *others]
+    rng = np.random.default_rng(3)
+    whole = {
+        **matrices(),
+        "token_embd.weight": rng.normal(size=(len(tokens), WIDTH)).astype(np.float32),
+        "output_norm.weight": np.ones(WIDTH, dtype=np.float32),
+    }
+    return write_gguf(path, whole, tokens, merges=[], context_tokens=1024)
+
+
+def write_gguf(
+    path: Path,
+    tensors: dict[str, NDArray[np.float32]],
+    tokens: Sequence[str] = ("a", "ä", "<|end|>"),
+    merges: Sequence[str] = ("a ä",),
+    context_tokens: int = 64,
+) -> Path:
     """A GGUF of these tensors at F32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
-    writer.add_context_length(64)
+    writer.add_context_length(context_tokens)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(WIDTH)
     writer.add_head_count(4)
@@ -38,8 +59,8 @@ def write_gguf(path: Path, tensors: dict[str, NDArray[np.float32]]) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
     writer.add_tokenizer_model("gpt2")
-    writer.add_array("tokenizer.ggml.tokens", ["a", "ä", "<|end|>"])
-    writer.add_array("tokenizer.ggml.merges", ["a ä"])
+    writer.add_array("tokenizer.ggml.tokens", list(tokens))
+    writer.add_array("tokenizer.ggml.merges", list(merges))
     for name, values in tensors.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()

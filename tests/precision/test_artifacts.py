@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from outpace.precision.artifacts import Lineage, MadeStore, NothingMade
+from outpace.precision.artifacts import Lineage, MadeStore, NothingMade, scratch_beside
 from outpace.values.errors import StorageFailed, WeightsInvalid
 
 LINEAGE = Lineage(model="m", source_sha256="a" * 64, source_format="q4_1", format="f16", tool="t")
@@ -90,3 +90,21 @@ def test_what_is_not_used_is_collected(tmp_path: Path) -> None:
     assert store.collect(frozenset({LINEAGE.key})) == len(b"weights")
     assert store.find(other) is None
     assert store.find(LINEAGE) is not None
+
+
+def test_scratch_goes_with_what_was_made_and_with_what_was_killed(tmp_path: Path) -> None:
+    store = MadeStore(tmp_path)
+    killed = tmp_path / "made" / "staging" / f"{LINEAGE.key}.scratch"
+    killed.mkdir(parents=True)
+    (killed / "half").write_bytes(b"half")
+
+    def make(folder: Path) -> None:
+        (scratch_beside(folder) / "between").write_bytes(b"16 bit")
+        write(folder)
+
+    store.make(LINEAGE, 0, make)
+    assert not killed.exists()
+    killed.mkdir()
+    (killed / "half").write_bytes(b"half")
+    assert store.collect(frozenset({LINEAGE.key})) == len(b"half")
+    assert list(killed.parent.iterdir()) == []

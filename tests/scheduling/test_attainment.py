@@ -11,14 +11,11 @@ from outpace.scheduling.attainment import (
     Goal,
     Traffic,
     attainment,
-    erlang_c,
     most_requests_per_s,
-    poisson_cdf,
     replicas_by_places,
     replicas_for,
     replicas_for_backlog,
     speed_at,
-    users_at_once,
 )
 
 SMALL = Capacity(places=8, speeds=((1, 100.0), (8, 170.0)), prefill_tokens_per_s=1_000.0)
@@ -32,13 +29,17 @@ def test_speeds_between_and_beyond_the_measured_loads() -> None:
     assert [speed_at(SMALL, users) for users in (0.5, 1, 4.5, 8, 20)] == [100.0, 100.0, 135.0, 170.0, 170.0]
 
 
-def test_erlang_c_and_poisson_against_known_values() -> None:
-    # One place is M/M/1: the load itself. Two places at a load of 1: 1/3. Ten at 8: 0.409 (Erlang's table).
-    assert erlang_c(1, 0.3) == pytest.approx(0.3)
-    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
-    assert erlang_c(10, 8.0) == pytest.approx(0.409, abs=5e-4)
-    assert poisson_cdf(2, 1.0) == pytest.approx(2.5 / math.e)
-    assert poisson_cdf(3, 0.0) == 1.0
+def test_one_place_is_the_textbook_queue() -> None:
+    # M/M/1 with one request per second and a load of 0.5: a wait over t has the probability 0.5 · exp(-0.5 t).
+    single = Capacity(places=1, speeds=((1, 50.0),))
+    share = attainment(1, single, _traffic(0.5), Goal(ttft_s=2.0))
+    assert share == pytest.approx(1 - 0.5 * math.exp(-1.0))
+    # Two places at a load of 1 Erlang, M/M/2: a third finds both taken.
+    double = Capacity(places=2, speeds=((1, 50.0), (2, 100.0)))
+    assert 1 - attainment(1, double, _traffic(1.0), Goal(ttft_s=1e-9)) == pytest.approx(1 / 3)
+    # Shared speed, M/M/1 again: only who finds nobody has gaps of 10 ms, half of all at a load of 0.5.
+    shared = Capacity(places=4, speeds=((1, 100.0), (4, 100.0)))
+    assert attainment(1, shared, _traffic(1.0), Goal(itl_s=0.01)) == pytest.approx(0.5)
 
 
 def test_what_one_replica_keeps_up_with() -> None:
@@ -49,7 +50,6 @@ def test_what_one_replica_keeps_up_with() -> None:
     assert attainment(1, SMALL, _traffic(0.0), Goal()) == 1.0
     # A prompt that takes longer than the objective is missed on any number of replicas.
     assert attainment(9, SMALL, _traffic(0.1, input_tokens=2_000.0), Goal()) == 0.0
-    assert 0.0 < users_at_once(SMALL, _traffic(1.0)) < 8.0
 
 
 def test_a_short_gap_between_tokens_needs_more_replicas() -> None:

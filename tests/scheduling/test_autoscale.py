@@ -119,17 +119,20 @@ def test_a_flapping_load_keeps_its_replicas_when_its_starts_are_used_up() -> Non
         history = _decide(history, bounds, Pressure(waiting=1), now_s).history
         history = _decide(history, bounds, Pressure(idle_for_s=10.0), now_s + 20.0).history
         counts.append(history.count)
-    assert counts == [0] * 4 + [1] * 36
+    # It sleeps as often as starts can wake it again: once at first, then each quarter of an hour or so.
+    assert counts[0] == 0
+    assert 2 <= counts.count(0) <= 5
 
 
 def test_a_burst_counts_at_once_and_is_forgotten_slowly() -> None:
     arrivals = Arrivals()
     arrivals.add(2, 100.0)
-    assert arrivals.per_s(100.5) == pytest.approx(0.2)
-    arrivals.add(28, 101.0)
-    assert arrivals.per_s(101.0) == pytest.approx(10.0)
-    assert arrivals.per_s(108.0) == pytest.approx(3.0)
-    assert arrivals.per_s(150.0) == pytest.approx(0.5)
+    # Two in a row may be chance.
+    assert arrivals.per_s(100.5) == pytest.approx(2 / 60)
+    arrivals.add(34, 101.0)
+    assert arrivals.per_s(101.0) == pytest.approx((36 - 1.5 * 6) / 3)
+    assert arrivals.per_s(108.0) == pytest.approx((36 - 1.5 * 6) / 10)
+    assert arrivals.per_s(150.0) == pytest.approx(36 / 60)
     assert arrivals.per_s(170.0) == 0.0
 
 

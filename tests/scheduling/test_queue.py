@@ -10,7 +10,8 @@ from outpace.scheduling.queue import ReplicaQueue
 from outpace.scheduling.tickets import Ticket
 from outpace.values.clock import ManualClock
 from outpace.values.errors import ModelLoading, Overloaded
-from outpace.values.snapshot import DeploymentEntry, ReplicaEntry
+from outpace.values.signals import DeploymentDemand
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 
 NAMES = count()
 
@@ -159,12 +160,38 @@ async def test_a_full_queue_refuses() -> None:
     waiting.cancel()
 
 
-async def test_a_replica_in_trouble_is_the_last_resort() -> None:
+async def test_a_replica_that_cannot_be_reached_rests_and_is_then_probed_by_one() -> None:
     rig = Rig(replica("a", None), replica("b", None))
-    rig.queue.avoid("a", until_s=rig.clock.monotonic_s() + 10)
+    ticket = rig.ticket()
+    rig.queue.take(ticket)
+    rig.queue.broke("a", at_connect=True)
     assert [rig.take() for _ in range(3)] == ["b", "b", "b"]
-    rig.clock.advance(11)
-    assert rig.take() == "a"
+    rig.clock.advance(0.6)
+    assert rig.take() == "a"  # the probe
+    assert rig.take() == "b"
+    rig.queue.answered("a")
+    assert [rig.take() for _ in range(2)] == ["a", "a"]
+
+
+async def test_when_every_replica_rests_the_caller_hears_when_the_next_try_is() -> None:
+    rig = Rig(replica("a", None))
+    for _ in range(4):
+        rig.queue.broke("a", at_connect=True)
+        rig.clock.advance(31)
+    rig.queue.broke("a", at_connect=True)
+    assert rig.queue.take(rig.ticket()) is None
+    with pytest.raises(Overloaded, match="next try") as refused:
+        await rig.queue.wait(rig.ticket())
+    assert refused.value.retry_after_s == 8
+
+
+async def test_a_short_rest_is_waited_for() -> None:
+    rig = Rig(replica("a", None))
+    rig.queue.broke("a", at_connect=True)
+    _, waiting = await rig.waiting()
+    assert not waiting.done()
+    rig.clock.advance(0.6)
+    assert (await asyncio.wait_for(waiting, 5)).id == "a"
 
 
 async def test_the_retry_prefers_another_replica() -> None:
@@ -244,3 +271,77 @@ async def test_a_deadline_that_passes_in_the_queue_is_told_too() -> None:
     with pytest.raises(Overloaded, match="deadline"):
         await waiting
     rig.queue.expire(ticket)  # late timers change nothing
+
+
+# -- deadlines that cannot be met
+
+
+def measured(speed: float, most: int = 1) -> VariantEntry:
+    return VariantEntry(id="v", engine="echo", engine_model="d", speeds=((1, speed),), in_flight=most)
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    rig = Rig()
+    rig.queue.update(entry(replica("a", variant="v"), variants=(measured(100.0),)))
+    rig.take(tokens=100)
+    rig.queue.take(rig.ticket())
+    waiting = [await rig.waiting(tokens=2_000) for _ in range(4)]
+    late = rig.ticket()
+    late.deadline_s = late.arrived_s + 10
+    with pytest.raises(Overloaded, match="expected wait") as refused:
+        await rig.queue.wait(late)
+    assert 1 <= (refused.value.retry_after_s or 0) <= 60
+    # With a fair line another key does not wait behind all that.
+    ticket, other = await rig.waiting("other", tokens=10)
+    ticket.deadline_s = ticket.arrived_s + 10
+    assert not other.done()
+    for _, task in [*waiting, (None, other)]:
+        task.cancel()
+
+
+async def test_a_variant_s_limit_is_shared_by_workers_and_what_others_leave_is_used() -> None:
+    rig = Rig(num_workers=2)
+    rig.queue.update(entry(replica("a", variant="v"), variants=(measured(100.0, most=4),)))
+    busy = DeploymentDemand(running=2)
+    rig.queue.see_peers([busy])
+    assert [rig.take() for _ in range(2)] == ["a", "a"]
+    assert rig.queue.take(rig.ticket()) is None
+    rig.queue.see_peers([])  # the other worker went idle
+    assert [rig.take() for _ in range(2)] == ["a", "a"]
+    assert rig.queue.take(rig.ticket()) is None
+
+
+async def test_a_request_goes_only_to_a_variant_that_can_serve_it() -> None:
+    rig = Rig(replica("a", 1, "x"), replica("b", None, "y"))
+    ticket = rig.ticket()
+    ticket.variants = frozenset({"x"})
+    found = rig.queue.take(ticket)
+    assert found is not None
+    assert found.id == "a"
+    waiting = rig.ticket()
+    waiting.variants = frozenset({"x"})
+    assert rig.queue.take(waiting) is None
+    assert rig.take() == "b"
+
+
+async def test_the_variant_that_serves_follows_the_load() -> None:
+    one = VariantEntry(id="one", engine="echo", engine_model="d", speeds=((1, 100.0), (8, 110.0)))
+    many = VariantEntry(id="many", engine="echo", engine_model="d", speeds=((1, 50.0), (8, 300.0)))
+    rig = Rig()
+    rig.queue.update(entry(replica("a", None, "one"), replica("b", None, "many"), variants=(one, many)))
+    assert rig.take() == "a"
+    assert rig.take() == "a"
+    rig.clock.advance(6)
+    assert [rig.take() for _ in range(4)][-1] == "b"
+
+
+async def test_static_batching_starts_gangs_and_waits_for_their_last() -> None:
+    rig = Rig(replica("a", 2), order="gang")
+    first, second = await rig.waiting(), await rig.waiting()
+    assert (await first[1]).id == (await second[1]).id == "a"
+    third, fourth = await rig.waiting(), await rig.waiting()
+    rig.queue.release("a", first[0])
+    await asyncio.sleep(0)
+    assert not third[1].done()
+    rig.queue.release("a", second[0])
+    assert (await third[1]).id == (await fourth[1]).id == "a"

@@ -59,6 +59,7 @@ def test_the_method_that_wins_most_and_loses_nowhere_is_taken() -> None:
     [
         ([], "not measured yet"),
         ([point(2.0)], "only one kind of text"),
+        ([point(2.0), point(1.0, 8, "chat")], "measured up to 8 at once only"),
         ([point(2.0), point(0.9, 32, "chat")], "0.90x on chat at 32"),
         ([point(1.02), point(1.0, 32, "chat")], "at most 1.02x"),
     ],

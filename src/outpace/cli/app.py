@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "predict": "outpace.cli.predict",
     "quantize": "outpace.cli.quantize",
     "gate": "outpace.cli.gate",
+    "collect": "outpace.cli.collect",
     "profile": "outpace.cli.profile",
     "bench": "outpace.cli.bench",
 }

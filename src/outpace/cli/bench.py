@@ -6,6 +6,8 @@ import typer
 
 # name → module with `register(group)`. A module imports at its top only what is quick.
 BENCHES: dict[str, str] = {
+    "coldstart": "outpace.cli.bench_coldstart",
+    "fleet": "outpace.cli.bench_fleet",
     "layers": "outpace.cli.bench_layers",
     "load": "outpace.cli.bench_load",
     "planner": "outpace.cli.bench_planner",

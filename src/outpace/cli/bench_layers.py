@@ -31,6 +31,9 @@ def layers(
     loads: LoadsOption = "1,8,32",
     rounds: RoundsOption = 2,
     tokens: Annotated[int, typer.Option("--tokens", min=8, max=4096, help="Longest answer.")] = 64,
+    naive: Annotated[
+        bool, typer.Option("--naive/--no-naive", help="Begin with transformers, one request at a time.")
+    ] = True,
     html: Annotated[Path | None, typer.Option("--html", help="Write a report with plots there.")] = None,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -44,7 +47,7 @@ def layers(
     from outpace.lab.layers import factors
 
     plan = Plan(workloads=(), loads=loads_of(loads), rounds=rounds, per_user=1, most_output_tokens=tokens)
-    story = _story(home_at(home), model, plan, is_quiet=json)
+    story = _story(home_at(home), model, plan, has_naive=naive, is_quiet=json)
     if html is not None:
         from outpace.lab.layers_report import story_html
 
@@ -57,7 +60,7 @@ def layers(
         typer.echo(f"\nwrote {html}")
 
 
-def _story(home: "Home", model: str, plan: "Plan", *, is_quiet: bool) -> "Story":
+def _story(home: "Home", model: str, plan: "Plan", *, has_naive: bool, is_quiet: bool) -> "Story":
     from outpace.engines.facts import engine_version
     from outpace.hardware.machine import detect, usable_cores
     from outpace.lab.layers import Story, tell_story
@@ -65,9 +68,9 @@ def _story(home: "Home", model: str, plan: "Plan", *, is_quiet: bool) -> "Story"
 
     home.make()
     fetch_weights(home, model, is_quiet=is_quiet)
-    weights, clock = _weights(home, model), SystemClock()
-    with progress("bench layers") as say:
-        runs, skipped = asyncio.run(tell_story(weights, plan, usable_cores(), clock, say))
+    weights, clock = _weights(home, model, has_naive=has_naive), SystemClock()
+    with progress("bench layers") as watcher:
+        runs, skipped = asyncio.run(tell_story(weights, plan, usable_cores(), clock, watcher))
     return Story(
         model=weights.model,
         served_precision=weights.served_precision,
@@ -81,7 +84,7 @@ def _story(home: "Home", model: str, plan: "Plan", *, is_quiet: bool) -> "Story"
     )
 
 
-def _weights(home: "Home", model: str) -> "Weights":
+def _weights(home: "Home", model: str, *, has_naive: bool) -> "Weights":
     """The model as it is served here, exact, and unpacked for transformers where that is installed."""
     from outpace.hardware.machine import detect
     from outpace.lab.checkpoints import PLAIN, produce_checkpoint
@@ -93,7 +96,9 @@ def _weights(home: "Home", model: str) -> "Weights":
 
     source = source_of(model, home.artifacts)
     chosen = Precisions(home.artifacts, detect(), SystemClock()).choose(model)
-    folder = produce_checkpoint(model, PLAIN, home.artifacts).path if is_installed() else None
+    folder = None
+    if has_naive and is_installed():
+        folder = produce_checkpoint(model, PLAIN, home.artifacts).path
     return Weights(
         model=source.model,
         exact=produce(source, REFERENCE, home.artifacts).path,

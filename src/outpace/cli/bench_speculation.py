@@ -77,8 +77,8 @@ def _trial(
         most_output_tokens=tokens,
     )
     variant = variant_here(home, model, usable_cores())
-    with progress("bench speculation") as say:
-        return asyncio.run(try_methods(home, variant, methods, plan, SystemClock(), say))
+    with progress("bench speculation") as watcher:
+        return asyncio.run(try_methods(home, variant, methods, plan, SystemClock(), watcher))
 
 
 def _say(trial: "Trial") -> None:

@@ -82,8 +82,8 @@ def _model_of(home: Home, name: str) -> str:
 def _order(home: Home, model: str, wanted: tuple[str, str, str | None], items: Path | None) -> "GateOrder":
     import msgspec
 
-    from outpace.hardware.machine import detect
-    from outpace.lab.gate import GateOrder, machine_name
+    from outpace.hardware.machine import detect, machine_name
+    from outpace.lab.gate import GateOrder
     from outpace.lab.making import produce, reference_format, source_of
     from outpace.precision.items import read_items, shipped_items
 

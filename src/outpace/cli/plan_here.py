@@ -8,9 +8,8 @@ import typer
 
 from outpace.cli.options import home_at
 from outpace.cli.show import as_json, table
-from outpace.hardware.machine import Machine, detect
+from outpace.hardware.machine import Machine, detect, machine_name
 from outpace.hardware.probe import Probe, load_probe, probe, save_probe
-from outpace.lab.gate import machine_name
 from outpace.planner.architectures import architecture
 from outpace.planner.here import LocalEstimate, estimate_here, estimates_here, with_real_run
 from outpace.planner.model_files import shape_of_file

@@ -52,9 +52,9 @@ def quantize(
     Whether the result is good enough to serve is for `outpace gate` to say.
     """
     # Imported late: numpy and gguf would slow down every other command.
-    from outpace.lab.checkpoints import checkpoint_format
+    from outpace.lab.checkpoints import CHECKPOINTS, checkpoint_format
     from outpace.lab.making import produce, source_of
-    from outpace.precision.recipes import recipe
+    from outpace.precision.recipes import recipes
 
     layout = home_at(home)
     layout.make()
@@ -64,7 +64,9 @@ def quantize(
         return
     if calibration is not None:
         raise InvalidInput("--calibration", f"{to[:40]} needs no texts; leave it out")
-    recipe(to)
+    if to.strip().lower() not in recipes():
+        known = ", ".join((*recipes(), *CHECKPOINTS))
+        raise InvalidInput("--to", f"{to[:40]!r} is not known; choose one of {known}")
     fetch_weights(layout, model, is_quiet=json)
     source = source_of(model, layout.artifacts)
     with watching(f"{source.model}  {to}") as report:

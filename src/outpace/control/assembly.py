@@ -33,6 +33,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     # Names the recorded answers that this replica must give before it serves.
     canary: str = ""
+    memory_bytes: int = 0
 
 
 def facts_of(spec: DeploymentSpec, resolved: Resolved | None, created_at: float) -> DeploymentEntry:

@@ -20,6 +20,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     desired: int
     # Beyond those: loaded and idle, out of the snapshot.
     loaded: int = 0
+    # False for a moment after a hand-over: a start beside the first requests would slow them down.
+    refills: bool = True
     # Its weights are here and its breaker lets a start through now.
     may_start: bool
 
@@ -108,7 +110,7 @@ def _starts(standing: Standing | None, own: Sequence[Life]) -> list[Action]:
         return []
     kept = _current(standing, own)[: standing.kept]
     again = [life.id for life in kept if life.state == "failed" and not life.is_running]
-    missing = standing.kept - len(kept)
+    missing = max(0, (standing.kept if standing.refills else standing.desired) - len(kept))
     back = [life.id for life in own if _can_come_back(life, standing)][:missing]
     if not standing.may_start:
         return [Recall(replica_id) for replica_id in back]

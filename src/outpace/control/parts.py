@@ -52,6 +52,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     is_proven: bool = True
     # Requests that one gateway worker may have at one replica; None: the engine queues without limit.
     in_flight: int | None = None
+    # Memory of one replica: weights, KV cache, and what is beside them.
+    replica_bytes: int = 0
     # What the choice adds to the spec's own engine settings, such as the KV cache's format.
     engine_settings: dict[str, str | int | float | bool] = {}
     # Way of guessing tokens ahead (None: off), and why.
@@ -110,6 +112,8 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     keep_profile: Callable[[Profile], None] | None = None
     # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.
     canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
+    # Of this machine, for replicas; None where they run elsewhere.
+    memory_bytes: int | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()
     # Killed from outside is no reason to give up: an open breaker is tried again by itself.
     restart_policy: RestartPolicy = RestartPolicy(

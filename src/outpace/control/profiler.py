@@ -83,6 +83,8 @@ class Profiler:
                     await asyncio.wait({measuring})
                     return
             measuring.result()
+            # It is picked up from disk within seconds: not to be measured again until then.
+            self._tries[key] = MOST_TRIES
             _LOG.info("profile_ended", deployment=name)
         except (OutpaceError, OSError) as error:
             self._tries[key] = MOST_TRIES

@@ -1,11 +1,12 @@
 """The reconcile loop: take in what happened, decide, act, publish."""
 
 import asyncio
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import msgspec
 import structlog
 
+from outpace.control.admission import Holding, Tenant, admit
 from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
 from outpace.control.decide import (
     Recall,
@@ -23,6 +24,7 @@ from outpace.control.replicas import Replicas
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
 from outpace.control.store import Wanted
+from outpace.control.warmth import Warmth
 from outpace.fleet.replicas import Life
 from outpace.values.deployment import DeploymentState
 from outpace.values.errors import OutpaceError
@@ -56,8 +58,13 @@ class Reconciler:
         self._count_failure = count_failure
         self._announce = announce
         self._listed_s = float("-inf")
+        self.warmth = Warmth(parts.clock)
+        # Why starts found no memory, by deployment.
+        self._refused: Mapping[str, str] = {}
         # Ready replicas that get no traffic.
         self._idle: set[str] = set()
+        # Monotonic second of the last time that a deployment got a replica to serve with.
+        self._served_since_s: dict[str, float] = {}
         self._started_s = parts.clock.monotonic_s()
 
     # What others tell it
@@ -79,6 +86,7 @@ class Reconciler:
         """A deployment is not wanted any more; its replicas end after their requests."""
         self.scaler.forget(name)
         self.replicas.history.forget(name)
+        self._served_since_s.pop(name, None)
         served = self.served.pop(name, None)
         if served is not None:
             served.close()
@@ -104,6 +112,7 @@ class Reconciler:
         served = self._served_by(life)
         if served is not None:
             served.came_up(load_s)
+            self._served_since_s[life.deployment] = self._parts.clock.monotonic_s()
             self.scaler.touch(life.deployment, self._parts.clock.monotonic_s())
 
     def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
@@ -113,7 +122,12 @@ class Reconciler:
         if served is not None:
             served.start_failed(reason, lived_s)
             if life.state == "starting":
-                self.scaler.start_failed(life.deployment, served.retry_s)
+                self._tell_failed_start(life.deployment, served.retry_s)
+
+    def _tell_failed_start(self, name: str, retry_s: float | None) -> None:
+        """Whoever waits for a sleeper is told why; where others serve, they serve on."""
+        if not any(life.state == "ready" for life in self.replicas.of(name)):
+            self.scaler.start_failed(name, retry_s)
 
     def _served_by(self, life: Life) -> Served | None:
         served = self.served.get(life.deployment)
@@ -134,6 +148,7 @@ class Reconciler:
         finally:
             collecting.cancel()
             self.replicas.close()
+            self.warmth.close()
 
     async def tick(self) -> None:
         """One turn: facts in, decision, actions, snapshot."""
@@ -143,29 +158,79 @@ class Reconciler:
             served.resolve_when_due()
             served.reconsider_when_due()
         self._scale()
+        await self._hand_over()
         actions = decide(self._standings(), list(self.replicas.lives.values()))
-        for start in [action for action in actions if isinstance(action, Start)]:
+        retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
+        for start in self._admitted([action for action in actions if isinstance(action, Start)], retiring):
             await self.replicas.start(start.replica_id, self.served[start.deployment])
         for recall in [action for action in actions if isinstance(action, Recall)]:
             self.replicas.recall(recall.replica_id)
-        retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         # Out of the snapshot first, so that no new request comes while the running ones end.
-        await self._hand_over(retiring)
         self.publish(without=retiring)
         for replica_id in retiring:
             self.replicas.retire(replica_id)
         await self._keep_standbys()
+        self.warmth.keep(self._weights_to_cache())
 
-    async def _hand_over(self, without: set[str]) -> None:
+    def _admitted(self, starts: list[Start], retiring: set[str]) -> Sequence[Start]:
+        """The starts that there is memory for; others make room for the rest from the next turn on."""
+        admission = admit(starts, self._holdings(retiring), self._tenants(), self._parts.memory_bytes)
+        for name in admission.evict:
+            self.scaler.give_room(name)
+            self._wake.set()
+        for name, reason in admission.refused.items():
+            if name not in self._refused:
+                _LOG.warning("start_refused", deployment=name, reason=reason)
+            # What must run is tried again with every turn.
+            self._tell_failed_start(name, None)
+        # Told for as long as a sleeper's callers are turned away.
+        told = {name: words for name, words in self._refused.items() if self._is_held(name)}
+        self._refused = {**told, **admission.refused}
+        return admission.starts
+
+    def _is_held(self, name: str) -> bool:
+        return name in self.served and self.scaler.is_held(name)
+
+    def _holdings(self, retiring: set[str]) -> list[Holding]:
+        now_s = self._parts.clock.monotonic_s()
+        return [
+            Holding(
+                deployment=life.deployment,
+                memory_bytes=life.memory_bytes,
+                is_leaving=life.state == "draining" or life.id in retiring,
+                up_for_s=now_s - life.started_s,
+            )
+            for life in self.replicas.lives.values()
+            if life.is_running
+        ]
+
+    def _tenants(self) -> dict[str, Tenant]:
+        now_s = self._parts.clock.monotonic_s()
+        tenants = {}
+        for name, served in self._launched().items():
+            pressure = self.scaler.pressure(name, now_s)
+            tenants[name] = Tenant(
+                replica_bytes=served.resolved.replica_bytes if served.resolved else 0,
+                spare=self.scaler.spare(name),
+                is_busy=pressure.waiting + pressure.running > 0,
+                idle_for_s=pressure.idle_for_s,
+            )
+        return tenants
+
+    async def _hand_over(self) -> None:
         """Those that stood by and are to get traffic now must answer first."""
-        routed = {life.id for served in self._launched().values() for life in self._routed(served, without)}
-        await asyncio.gather(*(self.replicas.require_alive(idle) for idle in routed & self._idle))
+        routed = {life.id for served in self._launched().values() for life in self._routed(served)}
+        taking_over = routed & self._idle
+        await asyncio.gather(*(self.replicas.require_alive(idle) for idle in taking_over))
+        for idle in taking_over:
+            self._served_since_s[self.replicas.lives[idle].deployment] = self._parts.clock.monotonic_s()
         ready = {life.id for life in self.replicas.lives.values() if life.state == "ready"}
         self._idle = ready - routed
 
     async def _keep_standbys(self) -> None:
-        """Engines imported ahead; while replicas start, a refill would only slow them down."""
-        if any(life.state == "starting" for life in self.replicas.lives.values()):
+        """Engines imported ahead; while replicas start or have just begun, a refill would only slow them down."""
+        is_starting = any(life.state == "starting" for life in self.replicas.lives.values())
+        if is_starting or not all(self._may_refill(name) for name in self.served):
             return
         wanted: dict[str, int] = {}
         for served in self._launched().values():
@@ -173,6 +238,16 @@ class Reconciler:
             wanted[module] = max(wanted.get(module, 0), served.wanted.spec.replicas.stands_by.imported)
         wanted.pop("", None)
         await self.replicas.standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
+
+    def _weights_to_cache(self) -> list[str]:
+        """Weights of deployments that want them kept in memory; a replica that runs keeps its own."""
+        wanted = [served for served in self._launched().values() if served.is_here]
+        paths = [
+            served.require_resolved().artifact_path
+            for served in wanted
+            if served.wanted.spec.replicas.stands_by.cached
+        ]
+        return [path for path in paths if path is not None]
 
     def _standby_module(self, served: Served) -> str:
         if not served.is_here:
@@ -212,7 +287,13 @@ class Reconciler:
         return {name: self._standing(served, now_s) for name, served in self._launched().items()}
 
     def _standing(self, served: Served, now_s: float) -> Standing:
-        return served.standing(self.scaler[served.wanted.spec.name].desired, now_s)
+        name = served.wanted.spec.name
+        standing = served.standing(self.scaler[name].desired, now_s)
+        return msgspec.structs.replace(standing, refills=self._may_refill(name))
+
+    def _may_refill(self, name: str) -> bool:
+        since_s = self._served_since_s.get(name, float("-inf"))
+        return self._parts.clock.monotonic_s() - since_s >= self._parts.replica_policy.refill_after_s
 
     def _launched(self) -> dict[str, Served]:
         return {name: served for name, served in self.served.items() if not served.is_external}
@@ -262,17 +343,17 @@ class Reconciler:
         return msgspec.structs.replace(
             facts,
             state=self._state(served, len(replicas)),
-            reason=None if replicas else served.reason,
+            reason=None if replicas else self.problem(served),
             price=served.wanted.spec.price,
             replicas=replicas,
             ready_in_s=None if replicas else expected_s(served, now_s, min(starting_s, default=now_s)),
             wakes=self.scaler[served.wanted.spec.name].may_sleep,
         )
 
-    def _own(self, served: Served, without: Container[str]) -> list[Life]:
+    def _own(self, served: Served, without: Container[str] = ()) -> list[Life]:
         return [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
 
-    def _routed(self, served: Served, without: Container[str]) -> list[Life]:
+    def _routed(self, served: Served, without: Container[str] = ()) -> list[Life]:
         own = self._own(served, without)
         standing = self._standing(served, self._parts.clock.monotonic_s())
         return routed(standing, own, shown_digest(standing, own))
@@ -305,7 +386,8 @@ class Reconciler:
         variable = external.api_key_env if external else None
         if variable and self._parts.secret(variable) is None:
             return f"the environment variable {variable} is not set where `outpace up` was started"
-        return served.reason
+        name = served.wanted.spec.name
+        return self._refused.get(name) or served.reason
 
     def _facts(self, served: Served, digest: str | None) -> DeploymentEntry:
         """Of the version that is shown; what its replicas were started with, where nothing newer is known."""

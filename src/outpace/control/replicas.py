@@ -12,7 +12,7 @@ from outpace.control.assembly import Note, facts_of, settings_of
 from outpace.control.parts import ControlParts
 from outpace.control.served import Served
 from outpace.control.standbys import Standbys
-from outpace.engines.protocol import Engine
+from outpace.engines.protocol import Engine, Readiness
 from outpace.fleet.pool import Child
 from outpace.fleet.reasons import why_ended
 from outpace.fleet.replicas import Life, Turn, turned
@@ -58,6 +58,8 @@ class Replicas:
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._ends: list[Child] = []
         self._costs: dict[str, Cost] = {}
+        # Monotonic second of the last answer as it was proven, by version and name of the canary.
+        self._canaries_s: dict[tuple[str, str], float] = {}
         self.history = StartHistory(parts.home.starts)
         self.standbys = Standbys(parts.pool, parts.clock)
         self._starting: set[asyncio.Task[None]] = set()
@@ -174,6 +176,7 @@ class Replicas:
             restarts=note.restarts,
             started_at=child.started_at,
             started_s=note.started_s,
+            memory_bytes=note.memory_bytes,
         )
         self._notes[life.id] = note
         self._set(life)
@@ -197,6 +200,7 @@ class Replicas:
             restarts=before.restarts + 1 if before else 0,
             started_at=self._parts.clock.wall_s(),
             started_s=self._parts.clock.monotonic_s(),
+            memory_bytes=served.require_resolved().replica_bytes,
         )
         self._set(life)
         starting = asyncio.create_task(self._start(served, life))
@@ -279,6 +283,7 @@ class Replicas:
             restarts=life.restarts,
             facts=facts,
             canary=resolved.canary,
+            memory_bytes=life.memory_bytes,
         )
         child, started_from = await self._process(life, launch, msgspec.json.encode(note).decode())
         place_s = self._parts.clock.monotonic_s() - life.started_s
@@ -360,38 +365,72 @@ class Replicas:
 
     async def _until_lost(self, life: Life) -> tuple[Turn, str]:
         # The HTTP client takes a while to import; by now the replica's process is starting beside us.
-        from outpace.fleet.tend import bring_up, watch
+        from outpace.fleet.tend import watch
 
         facts = self._notes[life.id].facts
         engine = self._parts.engine(facts.engine)
         readiness = engine.readiness(facts)
         clock = self._parts.clock
         if life.state == "starting":
-            try:
-                first_token_s = await bring_up(life, readiness, clock)
-            except OutpaceError as error:
-                return "overdue", str(error)
-            asked_s = clock.monotonic_s()
-            miss = await self._canary_miss(life)
-            if miss is not None:
-                return "overdue", miss
-            canary_s = clock.monotonic_s() - asked_s
-            self._came_up(life)
-            await self._write_bill(life.id, first_token_s, canary_s)
+            problem = await self._bring_up(life, readiness)
+            if problem is not None:
+                return "overdue", problem
         last_token_s = self._last_token_s
         return "hung", await watch(life, engine, readiness, self._parts.replica_policy, last_token_s, clock)
+
+    async def _bring_up(self, life: Life, readiness: Readiness) -> str | None:
+        """Return when it serves as it shall, or the reason why it must not."""
+        from outpace.fleet.tend import bring_up
+
+        try:
+            cost = self._costs.pop(life.id, None)
+            first_token_s = await bring_up(life, readiness, self._parts.clock)
+        except OutpaceError as error:
+            return str(error)
+        took_s = {"first_token": first_token_s}
+        if not self._has_canary(life):
+            await self._let_serve(life, cost, took_s)
+            return None
+        if self._answered_lately(life):
+            # Another process with these weights and this engine did: callers wait for the start, not for the canary.
+            await self._let_serve(life, cost, took_s)
+            await self._parts.clock.sleep(self._parts.replica_policy.canary_later_s)
+            return await self._canary_miss(life)
+        asked_s = self._parts.clock.monotonic_s()
+        miss = await self._canary_miss(life)
+        if miss is None:
+            took_s["canary"] = self._parts.clock.monotonic_s() - asked_s
+            await self._let_serve(life, cost, took_s)
+        return miss
+
+    async def _let_serve(self, life: Life, cost: Cost | None, took_s: dict[str, float]) -> None:
+        self._came_up(life)
+        # An adopted replica's start was another control's.
+        if cost is not None:
+            cost.took_s |= took_s
+            await self._write_bill(life.id, cost)
+
+    def _has_canary(self, life: Life) -> bool:
+        return self._parts.canary is not None and bool(self._notes[life.id].canary)
+
+    def _answered_lately(self, life: Life) -> bool:
+        at_s = self._canaries_s.get((life.digest, self._notes[life.id].canary), _NEVER_S)
+        return self._parts.clock.monotonic_s() - at_s < self._parts.replica_policy.canary_fresh_s
 
     async def _canary_miss(self, life: Life) -> str | None:
         """Why a replica does not answer as its variant did when it was proven; None when it does."""
         name = self._notes[life.id].canary
-        if self._parts.canary is None or not name:
-            return None
+        assert self._parts.canary is not None, "asked only where there is one"
+        version = (life.digest, name)
         try:
             miss = await self._parts.canary(life.address, life.token, name)
         except OutpaceError as error:
-            return f"the canary could not be asked: {error}"
-        if miss is not None:
-            _LOG.warning("canary_missed", replica=life.id, reason=miss)
+            miss = f"the canary could not be asked: {error}"
+        if miss is None:
+            self._canaries_s[version] = self._parts.clock.monotonic_s()
+            return None
+        self._canaries_s.pop(version, None)
+        _LOG.warning("canary_missed", replica=life.id, reason=miss)
         return miss
 
     def _came_up(self, life: Life) -> None:
@@ -403,14 +442,10 @@ class Replicas:
         self._listener.replica_ready(life, load_s)
         _LOG.info("replica_ready", replica=life.id, load_s=round(load_s, 3))
 
-    async def _write_bill(self, replica_id: str, first_token_s: float, canary_s: float) -> None:
-        """Put the start's bill into the deployment's history; an adopted replica's start was another control's."""
-        life, cost = self.lives[replica_id], self._costs.pop(replica_id, None)
-        if cost is None or life.load_s is None:
-            return
-        cost.took_s["first_token"] = first_token_s
-        if self._notes[replica_id].canary and self._parts.canary is not None:
-            cost.took_s["canary"] = canary_s
+    async def _write_bill(self, replica_id: str, cost: Cost) -> None:
+        """Put the start's bill into the deployment's history."""
+        life = self.lives[replica_id]
+        assert life.load_s is not None, "written when it came up"
         try:
             told = next(child.told for child in await self._parts.pool.replicas() if child.name == life.id)
             phases = phases_told(told) | cost.took_s

@@ -117,6 +117,17 @@ class Scaler:
         """Have no replicas until the next request. Only where `replicas.min` is 0."""
         self._set(name, msgspec.structs.replace(self._scaled[name].history, count=0, needs=()), reason)
 
+    def spare(self, name: str) -> int:
+        """Replicas that may leave for others: above the file's least, where no person has set the number."""
+        scaled = self._scaled[name]
+        return 0 if scaled.pinned is not None else max(0, scaled.history.count - scaled.bounds.least)
+
+    def give_room(self, name: str) -> None:
+        """One replica leaves because another deployment needs its memory."""
+        count = self._scaled[name].history.count - 1
+        history = msgspec.structs.replace(self._scaled[name].history, count=count, needs=())
+        self._set(name, history, "made room: it was unused for longest when memory was needed")
+
     def start_failed(self, name: str, retry_s: float | None) -> None:
         """A start failed: where nothing must run, nothing is tried before `retry_s`, and then only for a caller."""
         scaled = self._scaled[name]

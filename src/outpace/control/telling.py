@@ -126,7 +126,15 @@ def _standby(served: Served, reconciler: Reconciler) -> dict[str, Any]:
         "wanted": msgspec.to_builtins(served.wanted.spec.replicas.stands_by),
         "loaded": len(idle),
         "imported": reconciler.num_imported(served),
+        "cached": _cached(served, reconciler),
     }
+
+
+def _cached(served: Served, reconciler: Reconciler) -> float | None:
+    """The share of the weights that was in memory at the last look; None where nobody looks."""
+    path = served.resolved.artifact_path if served.resolved else None
+    seen = reconciler.warmth.seen.get(path or "")
+    return None if seen is None or not seen.file_bytes else seen.resident_bytes / seen.file_bytes
 
 
 def start_document(bill: StartBill) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from outpace.engines import child
+from outpace.engines.continuing import behind_chat, behind_completion
 from outpace.engines.folding import FoldingReader
 from outpace.engines.llamacpp_body import chat_body, completion_body, embedding_body
 from outpace.engines.llamacpp_config import LlamaConfig, LlamaSettings
@@ -89,7 +90,10 @@ class LlamaCpp:
     name = "llamacpp"
     load_path: str | None = "/metrics"
     capabilities = Capabilities(
-        tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS, standby_module=_MODULE
+        tasks=frozenset({"chat", "completions", "embeddings"}),
+        parameters=PARAMETERS,
+        standby_module=_MODULE,
+        continues=True,
     )
 
     def launch(self, order: LaunchOrder) -> Launch:
@@ -124,9 +128,9 @@ class LlamaCpp:
     ) -> Call:
         _DECLARED.check(request)
         if isinstance(request, ChatRequest):
-            return self._chat(request, deployment)
+            return self._chat(behind_chat(request, hints), deployment, goes_on=bool(hints.sent_text))
         if isinstance(request, CompletionRequest):
-            return self._completion(request, deployment)
+            return self._completion(behind_completion(request, hints), deployment)
         return self._embedding(request, deployment)
 
     def load(self, body: bytes) -> Load:
@@ -138,9 +142,11 @@ class LlamaCpp:
     def error(self, status: int, body: bytes) -> OutpaceError:
         return _error(1, True, status, body)
 
-    def _chat(self, request: ChatRequest, deployment: DeploymentEntry) -> Call:
+    def _chat(self, request: ChatRequest, deployment: DeploymentEntry, *, goes_on: bool) -> Call:
         tools = plan_tools(request, bool(deployment.engine_settings.get("tools")))
         body = chat_body(request, deployment, tools)
+        if goes_on:
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         plan = StreamPlan(
             is_chat=True,
             wants_usage=bool(request.stream) and wants_usage(request),

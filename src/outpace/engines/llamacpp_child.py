@@ -16,6 +16,7 @@ import xllamacpp
 
 from outpace.engines import child
 from outpace.engines.llamacpp_config import LlamaConfig
+from outpace.engines.pagecache import read_in
 from outpace.values.clock import sleep_blocking
 
 _KV_TYPES = {
@@ -61,6 +62,10 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     _require_weights(config.model_path)
     child.clear_socket(config.socket_path)
+    with contextlib.suppress(OSError):
+        # In one go from the disk; llama.cpp's mapping would fetch page by page.
+        read_in(Path(config.model_path))
+    child.phases.ended("weights")
     server = _start(config, child.take_token())
     child.phases.ended("load")
     child.tell_listening(server.listening_address)
@@ -129,6 +134,8 @@ def _apply_fixed(p: Any) -> None:
     p.endpoint_metrics = True
     p.endpoint_slots = True
     p.ui = False
+    # The probe's token warms the model up, and clearing the KV cache twice takes long.
+    p.warmup = False
     p.offline = True
     p.cors_origins = ""
     # Comments would end the readers' fast path; the gateway keeps its clients' connections alive.

@@ -6,7 +6,8 @@ What is not sent keeps the sampling defaults of the llama.cpp engine (temperatur
 - `presence_penalty` and `frequency_penalty` count what was generated, `repetition_penalty` the prompt too.
 - `logprobs` tells the chosen token only: `top_logprobs` and, of completions, numbers above 0 are refused.
 - `echo` repeats text prompts; not with `logprobs`. `chat_template_kwargs` takes flags and short words.
-- Refused: `response_format`, `tools`, `logit_bias`, `suffix`, `best_of`, `return_token_ids`, `reasoning_effort`,
+- `tool_choice` `required` or a name is forced by grammar; `auto` is refused.
+- Refused: `logit_bias`, `suffix`, `best_of`, `return_token_ids`, `reasoning_effort`,
   `verbosity`, parts that are no text.
 Every choice is a sequence of its own. Cached prompt tokens are not told by the library: usage shows 0 of them.
 """
@@ -51,6 +52,10 @@ _CHAT = {
     "chat_template_kwargs",
     "max_completion_tokens",
     "messages",
+    "parallel_tool_calls",
+    "response_format",
+    "tool_choice",
+    "tools",
 }
 PARAMETERS: dict[Task, frozenset[str]] = {
     "chat": frozenset(_TEXT | _CHAT),
@@ -108,7 +113,7 @@ class OpenVino:
         self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
     ) -> Call:
         _DECLARED.check(request)
-        ask = ask_of(request, deployment, hints)
+        ask = ask_of(request, deployment)
         body = ENCODE(ask)
         path = PATHS[endpoint_of(request)]
         if ask.stream:

@@ -8,7 +8,6 @@ from outpace.engines.messages import defuser, rendered, with_tools_told
 from outpace.engines.openai_body import require_echo
 from outpace.engines.openvino_wire import Ask
 from outpace.engines.parameters import unsupported
-from outpace.engines.protocol import Hints
 from outpace.engines.template_kwargs import checked_kwargs
 from outpace.engines.tools import ToolPlan, plan_tools
 from outpace.values.errors import UnsupportedParameter
@@ -39,10 +38,10 @@ _SAME = (
 _DEFAULT_COMPLETION_TOKENS = 16
 
 
-def ask_of(request: EngineBound, deployment: DeploymentEntry, hints: Hints) -> Ask:
+def ask_of(request: EngineBound, deployment: DeploymentEntry) -> Ask:
     """The body for one request. Raises UnsupportedParameter by name."""
     assert not isinstance(request, EmbeddingRequest), "refused before: no embeddings are declared"
-    asked = _common(request, deployment, hints)
+    asked = _common(request, deployment)
     if isinstance(request, ChatRequest):
         asked |= _chat(request, deployment)
     else:
@@ -50,13 +49,10 @@ def ask_of(request: EngineBound, deployment: DeploymentEntry, hints: Hints) -> A
     return Ask(**asked)
 
 
-def _common(
-    request: ChatRequest | CompletionRequest, deployment: DeploymentEntry, hints: Hints
-) -> dict[str, Any]:
+def _common(request: ChatRequest | CompletionRequest, deployment: DeploymentEntry) -> dict[str, Any]:
     asked = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     asked["model"] = deployment.engine_model
     asked["stream"] = bool(request.stream)
-    asked["speculate"] = hints.speculate
     if request.stop is not None:
         asked["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
     return asked

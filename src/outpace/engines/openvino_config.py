@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Speculation = Literal["none", "lookup", "draft"]
-
 
 class OpenVinoSettings(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
@@ -14,8 +12,9 @@ class OpenVinoSettings(
     """Engine settings of an OpenVINO deployment, besides `parallel`, `context_tokens` and `threads`."""
 
     kv_cache: Literal["u8", "f16", "bf16", "f32"] = "u8"
-    # Memory for keys and values of all sequences; 0: what all sequences need at their full context.
-    kv_cache_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    # Tokens whose keys and values are kept, over all sequences; 0: the full context of eight sequences. Sequences share
+    # them by pages; when they run out the youngest sequence is computed again later.
+    kv_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     # Most tokens of prompts and sequences together in one step: smaller keeps steps short while prompts are read.
     step_tokens: Annotated[int, Meta(ge=32, le=65_536)] = 256
     prefix_caching: bool = True
@@ -23,12 +22,11 @@ class OpenVinoSettings(
     compute: Literal["auto", "f32", "bf16"] = "auto"
     # Activations are quantized in groups of this many for 8-bit products; 0 keeps them, -1 is the engine's default.
     activation_group: Annotated[int, Meta(ge=-1, le=4096)] = -1
-    speculation: Speculation = "none"
-    # Tokens guessed at a time, and the longest run of tokens that `lookup` looks for in the text so far.
+    # `lookup` guesses what follows from the text so far, for every request: the library cannot leave one out.
+    speculation: Literal["none", "lookup"] = "none"
+    # Tokens guessed at a time, and the longest run of tokens that is looked for.
     draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 5
     lookup_tokens: Annotated[int, Meta(ge=1, le=16)] = 3
-    # The draft model's weights: a GGUF, or a folder with OpenVINO's files.
-    draft_path: str = ""
 
 
 class OpenVinoConfig(

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_http import Connection, Work, is_same, token_check
 from outpace.engines.openvino_library import Tokenizer
 from outpace.engines.openvino_prompts import Prompt, prompts_of, samplings
+from outpace.engines.openvino_schemas import Schemas
 from outpace.engines.openvino_wire import Add, Ask, Drop, Order, Piece, Sampling, Step
 from outpace.engines.responses import STREAM_END, STREAM_HEAD, chunk, error_body, json_response
 from outpace.values.clock import Clock
@@ -53,6 +55,7 @@ class Front:
         self._expected = token_check(token)
         self.tokenizer = tokenizer
         self._send = send
+        self._schemas = Schemas(Path(config.model_path))
         self._clock = clock
         # One: the tokenizer is quick, and requests keep their order.
         self._texts = ThreadPoolExecutor(1, "texts")
@@ -85,9 +88,12 @@ class Front:
 
     async def prepared(self, ask: Ask) -> tuple[list[Prompt], list[Sampling]]:
         """The prompts as tokens and how each choice is sampled, worked out beside the loop. Raises OutpaceError."""
+        schema = bytes(ask.json_schema).decode() or None
+        if schema is not None:
+            await self._schemas.check(schema)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._texts, _prepare, ask, self.tokenizer, self._config.context_tokens
+            self._texts, _prepare, ask, self.tokenizer, self._config.context_tokens, schema
         )
 
     def head(self, is_chat: bool) -> dict[str, Any]:
@@ -244,6 +250,8 @@ class Request:
         self._connection.done()
 
 
-def _prepare(ask: Ask, tokenizer: Tokenizer, context_tokens: int) -> tuple[list[Prompt], list[Sampling]]:
+def _prepare(
+    ask: Ask, tokenizer: Tokenizer, context_tokens: int, schema: str | None
+) -> tuple[list[Prompt], list[Sampling]]:
     prompts = prompts_of(ask, tokenizer, context_tokens)
-    return prompts, samplings(ask, prompts, context_tokens)
+    return prompts, samplings(ask, prompts, context_tokens, schema)

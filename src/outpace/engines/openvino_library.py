@@ -1,7 +1,7 @@
 """OpenVINO GenAI in our words: tokenizer, pipeline, conversion. The only user of openvino and openvino_genai."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from outpace.engines.openvino_wire import Piece, Sampling
 VERSION = str(openvino_genai.__version__)
 MODEL_FILE = "openvino_model.xml"
 _BLOCK_TOKENS = 32
+# Sequences that may fill their context at the same time, unless the setting says otherwise.
+_FULL_SEQUENCES = 8
 # Blocks beyond what the sequences need: a fork or a preemption must not find none.
 _SPARE_BLOCKS = 8
-_MIB = 1024 * 1024
+# Enough to see a grammar at work, not only compiled.
+_TRIAL_TOKENS = 4
 # Tokens that end a turn in chat templates; a GGUF names only one end.
 _TURN_ENDS = (
     b"<|im_end|>",
@@ -28,6 +31,8 @@ _TURN_ENDS = (
     b"<|end_of_text|>",
 )
 _MARK = re.compile(rb"^(<[^>]*>|\[[^\]]*\])$")
+# Where in its sources the library found a fault.
+_SOURCE = re.compile(r"^(\[[\d:]+\] )?\S+\.(cc|cpp|hpp|h):\d+: ")
 _ENDS = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
@@ -81,18 +86,41 @@ class Tokenizer:
         try:
             return str(self._tokenizer.apply_chat_template(list(messages), True, extra_context=extra or None))
         except RuntimeError as error:
-            raise ValueError(_first_line(error)) from error
+            raise ValueError(_told(error)) from error
+
+
+class GrammarTrial:
+    """A pipeline of no size that meets JSON schemas first."""
+
+    def __init__(self, folder: Path, tiny_model: Callable[[int], Path]) -> None:
+        self._tokenizer = openvino_genai.Tokenizer(folder)
+        model = tiny_model(max(self._tokenizer.get_vocab().values()) + 1)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.num_kv_blocks = _SPARE_BLOCKS
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(model, self._tokenizer, scheduler, "CPU")
+
+    def refusal(self, schema: str) -> str:
+        """What the library says against a schema; empty when it can be followed."""
+        sampling = Sampling(max_tokens=_TRIAL_TOKENS, seed=0, temperature=0.0, json_schema=schema)
+        settings = _generation(sampling, self._tokenizer.get_eos_token_id())
+        prompt = openvino.Tensor(np.zeros((1, 1), dtype=np.int64))
+        try:
+            # Unlike a step, this drops the request when it fails.
+            self._pipeline.generate([prompt], [settings])
+        except RuntimeError as error:
+            return _told(error)
+        return ""
 
 
 class Pipeline:
     """The sequences in the engine, advanced one step at a time."""
 
-    def __init__(self, config: OpenVinoConfig, folder: Path, draft: Path | None = None) -> None:
+    def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
         self._tokenizer = openvino_genai.Tokenizer(folder)
         self._config = config
         self._eos: int = self._tokenizer.get_eos_token_id()
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config, draft)
+            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config)
         )
         self._handles: dict[int, Any] = {}
         self._with_logprobs: set[int] = set()
@@ -111,7 +139,10 @@ class Pipeline:
     def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
         tokens = np.frombuffer(prompt, dtype=np.int64).reshape(1, -1)
-        settings = _generation(sampling, self._eos, self._config)
+        settings = _generation(sampling, self._eos)
+        if self._config.speculation == "lookup":
+            settings.num_assistant_tokens = self._config.draft_tokens
+            settings.max_ngram_size = self._config.lookup_tokens
         self._handles[sequence] = self._pipeline.add_request(
             sequence, openvino.Tensor(tokens.copy()), settings
         )
@@ -160,12 +191,13 @@ def _scheduler(config: OpenVinoConfig) -> Any:
     scheduler.max_num_batched_tokens = max(config.step_tokens, config.parallel)
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.dynamic_split_fuse = True
-    per_sequence = -(-config.context_tokens // _BLOCK_TOKENS)
-    scheduler.num_kv_blocks = config.parallel * per_sequence + _SPARE_BLOCKS
+    all_tokens = config.kv_tokens or config.context_tokens * min(config.parallel, _FULL_SEQUENCES)
+    kept_tokens = max(all_tokens, config.context_tokens)
+    scheduler.num_kv_blocks = -(-kept_tokens // _BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
     return scheduler
 
 
-def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
+def _properties(config: OpenVinoConfig) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "KV_CACHE_PRECISION": config.kv_cache,
         "INFERENCE_NUM_THREADS": config.threads,
@@ -173,12 +205,14 @@ def _properties(config: OpenVinoConfig, draft: Path | None) -> dict[str, Any]:
     }
     if config.compute != "auto":
         properties["INFERENCE_PRECISION_HINT"] = config.compute
+    if config.speculation == "lookup":
+        properties["prompt_lookup"] = True
     if config.activation_group >= 0:
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
     return properties
 
 
-def _generation(sampling: Sampling, eos: int, config: OpenVinoConfig) -> Any:
+def _generation(sampling: Sampling, eos: int) -> Any:
     settings = openvino_genai.GenerationConfig()
     settings.max_new_tokens = sampling.max_tokens
     settings.min_new_tokens = sampling.min_tokens
@@ -204,8 +238,8 @@ def _generation(sampling: Sampling, eos: int, config: OpenVinoConfig) -> Any:
     return settings
 
 
-def _first_line(error: RuntimeError) -> str:
+def _told(error: RuntimeError) -> str:
     """What the library says, without its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    told = [_SOURCE.sub("", line) for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (told or lines or ["refused"])[0]

@@ -51,16 +51,16 @@ def prompts_of(ask: Ask, tokenizer: Tokenizer, context_tokens: int) -> list[Prom
     return prompts
 
 
-def samplings(ask: Ask, prompts: Sequence[Prompt], context_tokens: int) -> list[Sampling]:
+def samplings(ask: Ask, prompts: Sequence[Prompt], context_tokens: int, schema: str | None) -> list[Sampling]:
     """How each choice is sampled, prompt by prompt."""
     return [
-        _sampling(ask, prompt, context_tokens, prompt_index * ask.n + choice)
+        _sampling(ask, prompt, context_tokens, schema, prompt_index * ask.n + choice)
         for prompt_index, prompt in enumerate(prompts)
         for choice in range(ask.n)
     ]
 
 
-def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, index: int) -> Sampling:
+def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, schema: str | None, index: int) -> Sampling:
     room_tokens = context_tokens - prompt.num_tokens
     max_tokens = room_tokens if ask.max_tokens is None else min(ask.max_tokens, room_tokens)
     return Sampling(
@@ -78,7 +78,7 @@ def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, index: int) -> Samp
         ignore_eos=ask.ignore_eos,
         stop_token_ids=tuple(ask.stop_token_ids),
         wants_logprobs=ask.logprobs,
-        speculate=ask.speculate,
+        json_schema=schema,
     )
 
 

@@ -29,7 +29,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ar
     stop_token_ids: tuple[int, ...] = ()
     wants_logprobs: bool = False
     json_schema: str | None = None
-    speculate: bool | None = None
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", array_like=True):
@@ -139,4 +138,3 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     # The answer is a call: of this function, or (empty) of the one that it names.
     call: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
-    speculate: bool | None = None

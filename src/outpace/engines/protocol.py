@@ -27,6 +27,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     deterministic: bool = False
     # The engine stops work when the connection closes.
     cancels_on_disconnect: bool = True
+    # A text answer goes on behind `Hints.sent_text`, so that a stream can move to another replica.
+    continues: bool = False
     # True: Outpace starts the process. False: it is reached by URL.
     is_launched: bool = True
     # How the adapter was tried: with the real program, or only against its published protocol.

@@ -22,11 +22,10 @@ METHODS: dict[str, dict[str, Settings]] = {
     "vllm": {"ngram": {"speculation": "ngram"}},
 }
 # Engines that are told per request whether to guess; the others do what they were launched with.
-SWITCHED = frozenset({"openvino"})
+SWITCHED: frozenset[str] = frozenset()
 # Engines that take a draft model, with the setting for its weights and those that go with it.
 _DRAFTS: dict[str, tuple[str, Settings]] = {
     "llamacpp": ("draft_path", {"speculation": "draft"}),
-    "openvino": ("draft_path", {"speculation": "draft"}),
     "vllm": ("draft_model", {"speculation": "draft"}),
 }
 

@@ -44,6 +44,12 @@ class ReplicaPolicy(msgspec.Struct, frozen=True, kw_only=True):
     # A gateway worker looks for a new snapshot five times a second and may be in the middle of a request.
     snapshot_spread_s: float = 1.0
     stop_grace_s: float = 5.0
+    # After a hand-over or a start nothing is started to stand by, so that it does not run beside the first requests.
+    refill_after_s: float = 2.0
+    # A canary that this version answered within this time is asked again after the hand-over, not before.
+    canary_fresh_s: float = 3600.0
+    # After the hand-over, so that it does not run beside the first request.
+    canary_later_s: float = 2.0
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +76,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float = 0.0
     ready_at: float | None = None
     load_s: float | None = None
+    # That its process is reckoned to hold.
+    memory_bytes: int = 0
 
 
 def turned(life: Life, turn: Turn, reason: str | None = None) -> Life:

@@ -2,14 +2,24 @@
 
 from typing import NamedTuple
 
-from outpace.values.units import GIB
+from outpace.values.deployment import Replicas
+from outpace.values.errors import InvalidInput
+from outpace.values.units import GIB, MIB
 
 # llama.cpp clears its KV cache at start, so every gigabyte of it costs about half a second of cold start.
 LARGEST_KV_BYTES = 1 * GIB
 KV_SHARE_OF_MEMORY = 0.15
 MOST_SEQUENCES = 8
+# Sequences per full context where they share memory by pages: few fill their context.
+PAGED_SHARING = 4
 LONGEST_CONTEXT_TOKENS = 4_096
 SHORTEST_CONTEXT_TOKENS = 512
+
+
+# Resident beside weights and KV cache, and of a process with llama.cpp imported and no model: 41 and 27 MiB measured
+# (docs/lab/LOG.md 2026-11-25), rounded up.
+REPLICA_EXTRA_BYTES = 64 * MIB
+IMPORTED_BYTES = 32 * MIB
 
 
 class ReplicaSize(NamedTuple):
@@ -28,3 +38,21 @@ def replica_size(context_tokens: int, kv_bytes_per_token: float, memory_bytes: i
     while context > SHORTEST_CONTEXT_TOKENS and parallel * context * kv_bytes_per_token > budget_bytes:
         context //= 2
     return ReplicaSize(parallel, context)
+
+
+def require_room(replicas: Replicas, replica_bytes: float, memory_bytes: int) -> None:
+    """Raises InvalidInput when the smallest number of replicas and what stands by are more than this memory.
+
+    Weights count once per replica, because formats that an engine repacks are copied for each.
+    """
+    standby = replicas.stands_by
+    if not standby.loaded and not standby.imported:
+        return
+    held = max(replicas.min, 1) + standby.loaded
+    needed_bytes = held * replica_bytes + standby.imported * IMPORTED_BYTES
+    if needed_bytes > memory_bytes:
+        raise InvalidInput(
+            "replicas.standby",
+            f"{held} replicas of {replica_bytes / GIB:.1f} GiB and {standby.imported} imported processes need "
+            f"{needed_bytes / GIB:.1f} GiB, this machine has {memory_bytes / GIB:.1f}: let fewer stand by",
+        )

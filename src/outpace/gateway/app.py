@@ -7,12 +7,12 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
+from outpace.gateway.arrival import Arrival
 from outpace.gateway.door import Cycle
 from outpace.gateway.headers import answer_head, refusal_head
 from outpace.gateway.keys import Keys
 from outpace.gateway.openai.errors import error_body
 from outpace.gateway.openai.models import model_body, models_body
-from outpace.gateway.run import Arrival
 from outpace.gateway.serve import Service
 from outpace.values.clock import Clock
 from outpace.values.errors import InvalidInput, MethodNotAllowed, NotFound, OutpaceError

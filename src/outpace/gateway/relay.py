@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from outpace.engines.protocol import Reader
 from outpace.gateway.door import Cycle
 from outpace.gateway.door_head import Headers
+from outpace.gateway.moving import Transcript
 from outpace.gateway.upstream import Exchange
 from outpace.values.errors import EngineFailed, OutpaceError
 from outpace.values.usage import Usage
@@ -39,6 +40,7 @@ class Relay:
         head: Callable[[], Headers],
         mark: Callable[[Usage], None],
         now_s: Callable[[], float],
+        transcript: Transcript | None = None,
     ) -> None:
         self._cycle = cycle
         self._reader = reader
@@ -46,6 +48,8 @@ class Relay:
         self._head = head
         self._mark = mark
         self._now_s = now_s
+        # Kept where the stream could go on at another replica.
+        self._transcript = transcript
         self._exchange: Exchange | None = None
         self._next_mark_tokens = 1
         self._stall: asyncio.Task[None] | None = None
@@ -60,6 +64,10 @@ class Relay:
     def reader(self) -> Reader:
         """What the answer said so far."""
         return self._reader
+
+    def follow(self, reader: Reader) -> None:
+        """Go on with the answer of another replica."""
+        self._reader = reader
 
     def bind(self, exchange: Exchange) -> None:
         """The exchange to pause or abort."""
@@ -109,6 +117,8 @@ class Relay:
             if not self._cycle.is_started:
                 self._cycle.start_stream(200, self._head())
         self._cycle.write_chunk(out)
+        if self._transcript is not None:
+            self._transcript.add(out)
         usage = self._reader.usage
         if usage.completion_tokens >= self._next_mark_tokens:
             self._next_mark_tokens = usage.completion_tokens + MARK_EVERY_TOKENS

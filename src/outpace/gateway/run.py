@@ -5,47 +5,45 @@ from typing import Protocol
 
 import msgspec
 
-from outpace.engines.protocol import Call, Engine
-from outpace.gateway.admit import Admitted, estimate_tokens
-from outpace.gateway.asked import Asked
+from outpace.engines.protocol import Call, Engine, Hints
+from outpace.gateway.admit import Admitted
+from outpace.gateway.arrival import Arrival, serving_of
 from outpace.gateway.door import Cycle
 from outpace.gateway.headers import JSON, SSE, answer_head
+from outpace.gateway.moving import FollowingReader, Transcript, can_move, ending, tokens_left
 from outpace.gateway.openai.errors import error_body
+from outpace.gateway.prefix import cache_salt
 from outpace.gateway.relay import ClientLeft, Relay
-from outpace.gateway.upstream import EnginePool, Exchange, NothingReceived
-from outpace.metering import Meter, RateState
+from outpace.gateway.speculating import Speculating
+from outpace.gateway.upstream import EngineDied, EnginePool, Exchange, NothingReceived
+from outpace.metering import Meter
 from outpace.scheduling.queue import ReplicaQueue
+from outpace.scheduling.speculation import Gate
 from outpace.scheduling.tickets import Ticket
 from outpace.values.clock import Clock
-from outpace.values.errors import EngineFailed, EngineTimedOut, InvalidInput, OutpaceError
+from outpace.values.errors import (
+    EngineFailed,
+    EngineTimedOut,
+    InvalidInput,
+    OutpaceError,
+    UnsupportedParameter,
+)
 from outpace.values.money import Price
 from outpace.values.records import Progressed, Reserved, Serving, Settled
 from outpace.values.requests import EmbeddingRequest, EngineBound, endpoint_of, num_choices
-from outpace.values.snapshot import DeploymentEntry, KeyEntry, ReplicaEntry, VariantEntry
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry
 from outpace.values.usage import Usage
 
-# At most one further try, and only when nothing was received from the first.
-MAX_ATTEMPTS = 2
-AVOID_S = 1.0
+# Replicas that a request may be tried at, counting those that could not be reached.
+MAX_ATTEMPTS = 4
+# Engines that may die over one request: it may be the cause. A stream that has come some way is granted more.
+MAX_DEATHS = 2
+MAX_DEATHS_OF_STREAM = 4
 # A stream that waits gets its head and a comment after the first, then a comment each time the second has passed. A
 # refusal within the first keeps its own status.
 FIRST_COMMENT_S = 2.0
 NEXT_COMMENT_S = 5.0
 _COMMENT = b": keep-alive\n\n"
-
-
-class Arrival(msgspec.Struct):
-    """What is known of a request before it is admitted."""
-
-    request_id: str
-    at_s: float
-    key_id: str | None = None
-    model: str | None = None
-    rate: RateState | None = None
-    # Tokens taken from the key's limit per minute; what was not used is given back.
-    taken_tokens: int = 0
-    # It has a journal record of its own, so a failure is not counted as a refusal as well.
-    is_metered: bool = False
 
 
 class Deployments(Protocol):
@@ -54,6 +52,15 @@ class Deployments(Protocol):
     def pool(self, replica: ReplicaEntry) -> EnginePool: ...
 
     def queue(self, deployment: str) -> ReplicaQueue: ...
+
+    def engine_of(self, facts: DeploymentEntry) -> Engine: ...
+
+    def facts(self, deployment: DeploymentEntry, replica: ReplicaEntry) -> DeploymentEntry:
+        """The deployment as the replica's variant serves it."""
+        ...
+
+    @property
+    def speculating(self) -> Speculating: ...
 
     @property
     def meter(self) -> Meter: ...
@@ -66,27 +73,6 @@ class Deployments(Protocol):
         ...
 
 
-def new_ticket(
-    key: KeyEntry,
-    deployment: DeploymentEntry,
-    request: EngineBound,
-    arrival: Arrival,
-    asked: Asked,
-    raw_bytes: int,
-) -> Ticket:
-    """The request as the scheduler sees it."""
-    prompt_tokens, output_tokens = estimate_tokens(request, raw_bytes)
-    allowed_s = deployment.timeout_s if asked.deadline_s is None else asked.deadline_s
-    return Ticket(
-        key.id,
-        arrived_s=arrival.at_s,
-        deadline_s=arrival.at_s + allowed_s,
-        priority=asked.priority,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-    )
-
-
 class Run:
     """One admitted request; whatever happens, its reservation is settled exactly once."""
 
@@ -95,7 +81,6 @@ class Run:
         service: Deployments,
         cycle: Cycle,
         request: EngineBound,
-        engine: Engine,
         admitted: Admitted,
         arrival: Arrival,
         ticket: Ticket,
@@ -104,7 +89,6 @@ class Run:
         self._service = service
         self._cycle = cycle
         self._request = request
-        self._engine = engine
         self._admitted = admitted
         self._arrival = arrival
         self._ticket = ticket
@@ -117,15 +101,22 @@ class Run:
         self._queue_s: float | None = None
         self._replica_id: str | None = None
         self._serving: Serving | None = None
+        self._facts: DeploymentEntry | None = None
+        self._facts_variant = ""
+        self._finish_reason: str | None = None
+        self._gate: Gate | None = None
+        self._transcript = Transcript() if can_move(request) else None
         self._is_open = False
         self._attempts = 0
+        self._deaths = 0
+        self._moves = 0
 
     async def to_the_end(self) -> None:
         queue_task = asyncio.current_task()
         assert queue_task is not None
         self._cycle.on_disconnect(lambda: self._client_left(queue_task))
         try:
-            await self._attempt_twice()
+            await self._serve()
         except OutpaceError as error:
             self._close(error)
             self._tell(error)
@@ -141,29 +132,78 @@ class Run:
 
     # -- attempts
 
-    async def _attempt_twice(self) -> None:
+    async def _serve(self) -> None:
+        """Attempts at replicas, one after the other, until one answers to the end or nothing more may be tried."""
         queue = self._service.queue(self._admitted.deployment.name)
         queue.arrive(self._ticket)
         while True:
-            self._attempts += 1
             try:
                 await self._attempt(queue)
-            except NothingReceived:
-                if self._attempts >= MAX_ATTEMPTS:
+            except NothingReceived as error:
+                if not error.on_kept and not self._may_go_on(error, queue):
                     raise
-                self._ticket.excluded = frozenset({self._replica_id or ""})
+            except EngineFailed as error:
+                if not self._may_go_on(error, queue):
+                    raise
+            except UnsupportedParameter:
+                if not self._other_variants():
+                    raise
             else:
                 return
 
     async def _attempt(self, queue: ReplicaQueue) -> None:
+        self._exchange = None
         replica = queue.take(self._ticket) or await self._wait(queue)
+        self._attempts += 1
+        self._replica_id = replica.id
+        is_told = False
         try:
-            await self._at(replica, self._admitted.deployment)
-        except EngineFailed:
-            queue.avoid(replica.id, self._service.clock.monotonic_s() + AVOID_S)
+            await self._at(replica, queue)
+            is_told = True
+            queue.answered(replica.id)
+        except NothingReceived as error:
+            is_told = not error.on_kept
+            if is_told:
+                queue.broke(replica.id, at_connect=error.at_connect)
+            raise
+        except EngineDied:
+            is_told = True
+            queue.broke(replica.id, at_connect=False)
             raise
         finally:
-            queue.release(replica.id, self._ticket, self._used_tokens())
+            if not is_told:
+                queue.left(replica.id)
+            queue.release(replica.id, self._ticket, self._used())
+
+    def _may_go_on(self, error: EngineFailed, queue: ReplicaQueue) -> bool:
+        """Whether another replica may be tried after this: nothing was sent, or the stream can move."""
+        if self._cycle.is_disconnected or self._attempts >= MAX_ATTEMPTS:
+            return False
+        has_sent = self._relay is not None and self._relay.has_sent
+        if has_sent and not self._can_move():
+            return False
+        if not has_sent and not isinstance(error, EngineDied):
+            return False
+        if not (isinstance(error, NothingReceived) and error.at_connect):
+            self._deaths += 1
+        if self._deaths >= (MAX_DEATHS_OF_STREAM if has_sent else MAX_DEATHS) or not queue.may_retry():
+            return False
+        self._ticket.excluded |= {self._replica_id or ""}
+        if has_sent:
+            self._ticket.deadline_s = self._service.clock.monotonic_s() + self._admitted.deployment.timeout_s
+        return True
+
+    def _can_move(self) -> bool:
+        if self._transcript is None or not self._transcript.is_whole or self._facts is None:
+            return False
+        return self._service.engine_of(self._facts).capabilities.continues
+
+    def _other_variants(self) -> bool:
+        """Leave out the variant that cannot serve this request; False when there is no other."""
+        deployment = self._admitted.deployment
+        able = self._ticket.variants or frozenset(variant.id for variant in deployment.variants)
+        self._ticket.variants = able - {self._facts_variant}
+        return bool(self._ticket.variants)
 
     async def _wait(self, queue: ReplicaQueue) -> ReplicaEntry:
         """A place in turn; meanwhile a stream's client hears that it is not forgotten."""
@@ -188,22 +228,69 @@ class Run:
             self._cycle.write_chunk(_COMMENT)
         self._comment_timer = asyncio.get_running_loop().call_later(NEXT_COMMENT_S, self._comment)
 
-    async def _at(self, replica: ReplicaEntry, deployment: DeploymentEntry) -> None:
-        call = self._engine.call(self._request, deployment, self._arrival.request_id)
-        self._queue_s = self._elapsed_s()
-        self._replica_id = replica.id
-        self._serving = serving_of(deployment, replica)
-        self._open(replica)
-        relay = self._relay = Relay(
+    async def _at(self, replica: ReplicaEntry, queue: ReplicaQueue) -> None:
+        facts = self._facts = self._service.facts(self._admitted.deployment, replica)
+        self._facts_variant = replica.variant
+        is_moved = self._relay is not None and self._relay.has_sent
+        if is_moved and self._is_said():
+            self._end_stream()
+            return
+        call = self._call(facts, replica, queue)
+        if self._queue_s is None:
+            self._queue_s = self._elapsed_s()
+        self._serving = serving_of(facts, replica)
+        self._open(replica, facts)
+        if not is_moved or self._relay is None:
+            self._relay = self._new_relay(call)
+        else:
+            self._moves += 1
+            assert self._transcript is not None
+            self._relay.follow(FollowingReader(call.reader, self._transcript, self._relay.reader.usage))
+        await self._exchanged(call, replica, facts.timeout_s, self._relay)
+
+    def _call(self, facts: DeploymentEntry, replica: ReplicaEntry, queue: ReplicaQueue) -> Call:
+        variant = next((each for each in facts.variants if each.id == replica.variant), None)
+        users = queue.in_flight_at(replica.id)
+        self._gate = self._service.speculating.decide(facts.name, variant, users)
+        has_sent = self._relay is not None and self._relay.has_sent
+        hints = Hints(
+            speculate=None if self._gate is None else self._gate.speculate,
+            cache_salt=cache_salt(self._admitted.key.id),
+            sent_text=self._transcript.text if has_sent and self._transcript is not None else "",
+            sent_tokens=self._relay.reader.usage.completion_tokens if has_sent and self._relay else 0,
+        )
+        engine = self._service.engine_of(facts)
+        return engine.call(self._request, facts, self._arrival.request_id, hints)
+
+    def _is_said(self) -> bool:
+        """Everything was sent but for the stream's last events."""
+        assert self._relay is not None
+        reader = self._relay.reader
+        left_tokens = tokens_left(self._request, reader.usage.completion_tokens)
+        return reader.finish_reason is not None or (left_tokens is not None and left_tokens <= 0)
+
+    def _end_stream(self) -> None:
+        assert self._relay is not None
+        assert self._transcript is not None
+        reader = self._relay.reader
+        self._finish_reason = reader.finish_reason or "length"
+        self._cycle.end_stream(ending(self._request, self._transcript, reader.usage, reader.finish_reason))
+        self._relay.close()
+
+    def _new_relay(self, call: Call) -> Relay:
+        return Relay(
             self._cycle,
             call.reader,
             is_stream=self._is_stream,
             head=self._head,
             mark=self._mark,
             now_s=self._service.clock.monotonic_s,
+            transcript=self._transcript,
         )
+
+    async def _exchanged(self, call: Call, replica: ReplicaEntry, timeout_s: float, relay: Relay) -> None:
         exchange = await self._start(call, replica, relay)
-        self._limit_time(exchange, deployment.timeout_s)
+        self._limit_time(exchange, timeout_s)
         try:
             await exchange.ended
             relay.finish()
@@ -271,7 +358,7 @@ class Run:
 
     # -- the meter
 
-    def _open(self, replica: ReplicaEntry) -> None:
+    def _open(self, replica: ReplicaEntry, facts: DeploymentEntry) -> None:
         if self._is_open:
             return
         admitted = self._admitted
@@ -284,7 +371,7 @@ class Run:
                 deployment=admitted.deployment.name,
                 model=admitted.deployment.name,
                 endpoint=endpoint_of(self._request),
-                engine=admitted.deployment.engine,
+                engine=facts.engine,
                 replica=replica.id,
                 stream=self._is_stream,
                 reserved_pusd=admitted.reserved_pusd,
@@ -308,6 +395,8 @@ class Run:
             meter.release(key.slot, self._admitted.reserved_pusd)
         else:
             meter.close(self._settled(error, usage))
+        if error is None:
+            self._note_speculation(usage)
         meter.give_back_tokens(key.slot, arrival.taken_tokens - usage.total_tokens, key.tpm)
 
     def _settled(self, error: OutpaceError | None, usage: Usage) -> Settled:
@@ -319,7 +408,7 @@ class Run:
             outcome=_outcome(error),
             usage=usage,
             cost_pusd=None if price is None else self._cost_pusd(price, usage),
-            finish_reason=relay.reader.finish_reason if relay else None,
+            finish_reason=self._finish_reason or (relay.reader.finish_reason if relay else None),
             error_code=error.code if error else None,
             replica=self._replica_id,
             queue_s=self._queue_s,
@@ -331,12 +420,23 @@ class Run:
         )
 
     def _served(self) -> Serving | None:
-        ticket = self._ticket
-        if ticket.priority == "interactive" and not ticket.held_s:
+        ticket, gate = self._ticket, self._gate
+        is_on = gate is not None and gate.speculate
+        if ticket.priority == "interactive" and not (ticket.held_s or self._moves or is_on):
             return self._serving
         return msgspec.structs.replace(
-            self._serving or Serving(), priority=ticket.priority, held_s=round(ticket.held_s, 6)
+            self._serving or Serving(),
+            speculation=self._speculation() if is_on else None,
+            priority=ticket.priority,
+            held_s=round(ticket.held_s, 6),
+            moves=self._moves,
         )
+
+    def _speculation(self) -> str | None:
+        """The method that was on."""
+        variants = self._facts.variants if self._facts is not None else ()
+        bands = [band for each in variants if each.id == self._facts_variant for band in each.speculation]
+        return bands[0].method if bands else None
 
     def _cost_pusd(self, price: Price, usage: Usage) -> int:
         if not usage.total_tokens:
@@ -354,11 +454,19 @@ class Run:
             return Usage()
         return self._relay.reader.usage
 
-    def _used_tokens(self) -> int | None:
+    def _used(self) -> Usage | None:
         """What the engine has counted; None when it was not reached."""
-        if self._relay is None:
-            return None
-        return self._relay.reader.usage.total_tokens or None
+        usage = self._relay.reader.usage if self._relay is not None else None
+        return usage if usage is not None and usage.total_tokens else None
+
+    def _note_speculation(self, usage: Usage) -> None:
+        ttft_s = self._ttft_s()
+        if self._gate is None or self._moves or not self._is_stream or ttft_s is None:
+            return
+        name = self._admitted.deployment.name
+        self._service.speculating.note(
+            name, self._facts_variant, self._gate, usage, self._elapsed_s() - ttft_s
+        )
 
     def _ttft_s(self) -> float | None:
         first_s = self._relay.first_byte_s if self._relay else None
@@ -366,27 +474,6 @@ class Run:
 
     def _elapsed_s(self) -> float:
         return self._service.clock.monotonic_s() - self._arrival.at_s
-
-
-def serving_of(deployment: DeploymentEntry, replica: ReplicaEntry) -> Serving | None:
-    """What a replica serves, for the receipt; None where the snapshot does not say."""
-    variant = next((entry for entry in deployment.variants if entry.id == replica.variant), None)
-    if variant is None:
-        return None
-    return Serving(
-        variant=variant.id,
-        engine_version=variant.engine_version,
-        precision=variant.precision,
-        kv_precision=variant.kv_precision,
-        is_proven=variant.is_proven,
-        speculation=_launched_speculation(variant),
-    )
-
-
-def _launched_speculation(variant: VariantEntry) -> str | None:
-    """What the replica was launched with, where that is not decided per request."""
-    method = str(variant.engine_settings.get("speculation", "off"))
-    return None if variant.speculation or method in ("off", "none") else method
 
 
 def _outcome(error: OutpaceError | None) -> str:

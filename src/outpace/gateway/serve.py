@@ -2,28 +2,31 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from outpace.engines.protocol import Engine
 from outpace.gateway.admit import admit, find_deployment, require_rate, take_rate
+from outpace.gateway.arrival import Arrival, new_ticket
 from outpace.gateway.asked import asked
 from outpace.gateway.door import Cycle
 from outpace.gateway.openai.media import require_json
 from outpace.gateway.openai.parse import parse_chat, parse_completion, parse_embedding
 from outpace.gateway.openai.prompts import check_vocabulary
 from outpace.gateway.openai.support import require_supported
-from outpace.gateway.run import Arrival, Run, new_ticket
+from outpace.gateway.run import Run
+from outpace.gateway.speculating import Speculating
 from outpace.gateway.upstream import EnginePool
 from outpace.metering import Meter
 from outpace.scheduling.queue import ReplicaQueue
 from outpace.values.clock import Clock
-from outpace.values.errors import OutpaceError
+from outpace.values.errors import OutpaceError, UnsupportedParameter
 from outpace.values.records import LoadSeen, Refused
 from outpace.values.requests import Endpoint, EngineBound
 from outpace.values.signals import DeploymentDemand
-from outpace.values.snapshot import KeyEntry, ReplicaEntry, Snapshot
+from outpace.values.snapshot import DeploymentEntry, KeyEntry, ReplicaEntry, Snapshot, VariantEntry
 
 _log = structlog.get_logger()
 
@@ -39,21 +42,22 @@ class Service:
 
     def __init__(
         self,
-        *,
         meter: Meter,
         engine: Callable[[str], Engine],
         secret: Callable[[str], str | None],
         clock: Clock,
-        queue_order: str = "fair",
     ) -> None:
         self._meter = meter
         self._engine = engine
         self._secret = secret
         self._clock = clock
         self._snapshot = Snapshot(version=0, written_at=0.0)
-        self._queue_order = queue_order
+        self._queue_order = "fair"
+        self._num_workers = 1
+        self._facts: dict[tuple[str, str], DeploymentEntry] = {}
         self._queues: dict[str, ReplicaQueue] = {}
         self._pools: dict[str, EnginePool] = {}
+        self._speculating = Speculating()
         self._refusals: Counter[tuple[str | None, str | None, int, str | None]] = Counter()
         self._last_load: tuple[dict[str, int], int] = ({}, 0)
         # Called when a request finds nothing ready and must be held.
@@ -61,12 +65,24 @@ class Service:
 
     # -- what changes
 
+    def set_up(self, queue_order: str, num_workers: int) -> None:
+        """Before the first snapshot: how requests wait, and how many workers share the replicas."""
+        self._queue_order = queue_order
+        self._num_workers = num_workers
+
     def take_over(self, snapshot: Snapshot) -> None:
         """Use a new snapshot; running requests end as they began."""
         self._snapshot = snapshot
+        self._facts = {
+            (deployment.name, variant.id): as_served(deployment, variant)
+            for deployment in snapshot.deployments.values()
+            for variant in deployment.variants
+        }
         for name, deployment in snapshot.deployments.items():
             if name not in self._queues:
-                self._queues[name] = ReplicaQueue(self._clock.monotonic_s, order=self._queue_order)
+                self._queues[name] = ReplicaQueue(
+                    self._clock.monotonic_s, order=self._queue_order, num_workers=self._num_workers
+                )
             self._queues[name].update(deployment)
         for name in self._queues.keys() - snapshot.deployments.keys():
             self._queues.pop(name).fail_waiting("The model is no longer served.")
@@ -76,6 +92,11 @@ class Service:
 
     def _in_flight(self) -> dict[str, int]:
         return {name: queue.in_flight + queue.waiting for name, queue in self._queues.items()}
+
+    def see_peers(self, peers: Callable[[str], Sequence[DeploymentDemand]]) -> None:
+        """Take note of what the other workers have to do, by deployment."""
+        for name, queue in self._queues.items():
+            queue.see_peers(peers(name))
 
     def demand(self) -> dict[str, DeploymentDemand]:
         """What there is to do for every deployment that was ever asked for."""
@@ -116,16 +137,47 @@ class Service:
         request = PARSERS[endpoint](raw)
         deployment = find_deployment(self._snapshot, key, request)
         arrival.model = deployment.name
-        engine = self._engine(deployment.engine)
-        require_supported(request, engine.capabilities, deployment.name)
+        able = self._able(request, deployment)
         check_vocabulary(request, deployment.vocabulary)
         wish = asked(headers)
         arrival.rate, arrival.taken_tokens = take_rate(self._meter, key, request, len(raw))
         require_rate(key, arrival.rate, arrival.taken_tokens)
         admitted = admit(self._meter, key, deployment, request, len(raw))
-        ticket = new_ticket(key, deployment, request, arrival, wish, len(raw))
-        run = Run(self, cycle, request, engine, admitted, arrival, ticket, wish.label)
+        ticket = new_ticket(key, deployment, request, arrival, wish, len(raw), self.queue(deployment.name))
+        ticket.variants = able
+        run = Run(self, cycle, request, admitted, arrival, ticket, wish.label)
         await run.to_the_end()
+
+    def _able(self, request: EngineBound, deployment: DeploymentEntry) -> frozenset[str] | None:
+        """The variants that can serve a request; None: all. Raises UnsupportedParameter when none can."""
+        engines = {variant.engine for variant in deployment.variants} or {deployment.engine}
+        if len(engines) == 1:
+            capabilities = self._engine(engines.pop()).capabilities
+            require_supported(request, capabilities, deployment.name)
+            return None
+        able, refusal = set(), None
+        for variant in deployment.variants:
+            try:
+                require_supported(request, self._engine(variant.engine).capabilities, deployment.name)
+                able.add(variant.id)
+            except UnsupportedParameter as error:
+                refusal = refusal or error
+        if refusal is not None and not able:
+            raise refusal
+        return None if refusal is None else frozenset(able)
+
+    def facts(self, deployment: DeploymentEntry, replica: ReplicaEntry) -> DeploymentEntry:
+        """The deployment as the replica's variant serves it."""
+        return self._facts.get((deployment.name, replica.variant), deployment)
+
+    def engine_of(self, facts: DeploymentEntry) -> Engine:
+        """The adapter."""
+        return self._engine(facts.engine)
+
+    @property
+    def speculating(self) -> Speculating:
+        """Decisions and records of speculation."""
+        return self._speculating
 
     def pool(self, replica: ReplicaEntry) -> EnginePool:
         """Connections to a replica."""
@@ -155,3 +207,15 @@ class Service:
     def clock(self) -> Clock:
         """Time."""
         return self._clock
+
+
+def as_served(deployment: DeploymentEntry, variant: VariantEntry) -> DeploymentEntry:
+    """The deployment with what is particular to a variant of it."""
+    is_same = variant.engine == deployment.engine
+    return msgspec.structs.replace(
+        deployment,
+        engine=variant.engine,
+        engine_model=variant.engine_model,
+        context_tokens=variant.context_tokens or deployment.context_tokens,
+        engine_settings={**(deployment.engine_settings if is_same else {}), **variant.engine_settings},
+    )

@@ -44,14 +44,15 @@ class WorkerSignals:
         index: int,
         num_workers: int,
         clock: Clock,
-        *,
         demand: Callable[[], Demands],
         on_snapshot: Callable[[], object],
+        on_peers: Callable[[Callable[[str], list[DeploymentDemand]]], None],
     ) -> None:
         self._index = index
         self._clock = clock
         self._demand = demand
         self._on_snapshot = on_snapshot
+        self._on_peers = on_peers
         self._path = folder / worker_socket(index)
         peers = [worker_socket(number) for number in range(num_workers) if number != index]
         self._targets = [str(folder / name) for name in (CONTROL_SOCKET, *peers)]
@@ -83,6 +84,7 @@ class WorkerSignals:
             demand = self._demand()
             if demand != self._last or _is_busy(demand):
                 self._send(demand)
+            self._forget()
 
     def send_now(self) -> None:
         """Say it at once: a request found nothing ready."""
@@ -90,9 +92,15 @@ class WorkerSignals:
 
     def peers(self, deployment: str) -> list[DeploymentDemand]:
         """What the other workers have to do for a deployment, as last heard."""
+        return [demands[deployment] for _, demands in self._peers.values() if deployment in demands]
+
+    def _forget(self) -> None:
         since_s = self._clock.monotonic_s() - _FORGET_AFTER_S
-        heard = [demands for at_s, demands in self._peers.values() if at_s > since_s]
-        return [demands[deployment] for demands in heard if deployment in demands]
+        silent = [index for index, (at_s, _) in self._peers.items() if at_s < since_s]
+        for index in silent:
+            del self._peers[index]
+        if silent:
+            self._on_peers(self.peers)
 
     def _send(self, demand: Demands) -> None:
         self._last = demand
@@ -126,6 +134,7 @@ class WorkerSignals:
         if isinstance(signal, SnapshotWritten):
             return True
         self._peers[signal.worker] = self._clock.monotonic_s(), signal.deployments
+        self._on_peers(self.peers)
         return False
 
 

@@ -26,8 +26,17 @@ class Sink(Protocol):
     def piece(self, data: bytes) -> None: ...
 
 
-class NothingReceived(EngineFailed):
+class EngineDied(EngineFailed):
+    """The connection broke before the answer was whole."""
+
+
+class NothingReceived(EngineDied):
     """The connection broke before the engine sent a byte: safe to try elsewhere."""
+
+    # The request never reached the engine.
+    at_connect = False
+    # A kept connection, which an engine may close in the moment of its reuse: no sign of trouble.
+    on_kept = False
 
 
 class Exchange:
@@ -37,6 +46,8 @@ class Exchange:
         self.sink = sink
         self.ended: asyncio.Future[None] = loop.create_future()
         self.received_bytes = 0
+        # Sent on a connection that was used before.
+        self.on_kept = False
         self._connection: _Connection | None = None
 
     def attach(self, connection: "_Connection") -> None:
@@ -154,9 +165,11 @@ class _Connection(asyncio.Protocol):
         if self._ends_by_close and not self._is_whole:
             exchange.finish()
         elif exchange.received_bytes == 0:
-            exchange.finish(NothingReceived("The engine closed the connection before answering."))
+            nothing = NothingReceived("The engine closed the connection before answering.", retry_after_s=1)
+            nothing.on_kept = exchange.on_kept
+            exchange.finish(nothing)
         else:
-            exchange.finish(EngineFailed("The engine died in the middle of its answer."))
+            exchange.finish(EngineDied("The engine died in the middle of its answer.", retry_after_s=1))
 
     # -- httptools' side
 
@@ -218,7 +231,9 @@ class EnginePool:
         accept within the connect time-out, Overloaded when this process has no file descriptor left.
         """
         exchange = Exchange(sink, asyncio.get_running_loop())
-        connection = (None if fresh else self._take_idle()) or await self._connect()
+        kept = None if fresh else self._take_idle()
+        exchange.on_kept = kept is not None
+        connection = kept or await self._connect()
         message = b"".join(
             (
                 b"POST ",
@@ -271,7 +286,9 @@ class EnginePool:
                 raise Overloaded(
                     "The gateway is out of file descriptors; try again.", retry_after_s=1
                 ) from error
-            raise NothingReceived("The engine cannot be reached.", retry_after_s=1) from error
+            unreached = NothingReceived("The engine cannot be reached.", retry_after_s=1)
+            unreached.at_connect = True
+            raise unreached from error
         return connection
 
 

@@ -72,6 +72,11 @@ def detect() -> Machine:
     )
 
 
+def machine_name(machine: Machine) -> str:
+    """The kind of machine that a verdict holds for: its processor and the vector units that kernels are picked by."""
+    return f"{machine.processor}, {' '.join(machine.features) or 'no vector units'}"
+
+
 def usable_cores() -> int:
     """Cores that this process may use, container limits included."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 from outpace.lab.activations import columns_seen, require_quantizer
 from outpace.lab.making import source_of
 from outpace.lab.openvino_maker import make_openvino
-from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, sha256_of
+from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, scratch_beside, sha256_of
 from outpace.precision.calibration import CalibrationSet, shipped_calibration
 from outpace.precision.checkpoint import shards
 from outpace.precision.fp8 import make_fp8_dynamic
@@ -99,9 +98,9 @@ def _make(source: _Source, to: str, target: Path, texts: CalibrationSet | None, 
     elif to == PLAIN:
         _unpack(source.gguf, target)
     else:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="bf16-") as between:
-            _unpack(source.gguf, Path(between))
-            _quantize(Path(between), to, target, texts, report)
+        between = scratch_beside(target)
+        _unpack(source.gguf, between)
+        _quantize(between, to, target, texts, report)
 
 
 def _quantize(folder: Path, to: str, target: Path, texts: CalibrationSet | None, report: Report) -> None:

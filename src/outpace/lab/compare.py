@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 import msgspec
 
@@ -10,8 +11,13 @@ from outpace.lab.gangs import Gangs
 from outpace.lab.load import LoadClient, LoadRun, Target, in_turns
 from outpace.lab.workload import Conversation, Turn, Workload, conversations
 
-# Told before every run: side, workload, users, round.
-Say = Callable[[str, str, int, int], None]
+
+class Watcher(Protocol):
+    """Who follows a comparison: told before every round, and what every run showed as soon as it has."""
+
+    def began(self, side: str, workload: str, users: int, number: int) -> None: ...
+
+    def ended(self, run: "Run") -> None: ...
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     most_output_tokens: int | None = None
 
 
-async def compare(sides: Sequence[Side], plan: Plan, say: Say = lambda *what: None) -> list[Run]:
+async def compare(sides: Sequence[Side], plan: Plan, watcher: Watcher) -> list[Run]:
     """Every workload at every load on every side, the sides in turns."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(LoadClient(side.target)) for side in sides]
@@ -56,14 +62,14 @@ async def compare(sides: Sequence[Side], plan: Plan, say: Say = lambda *what: No
         for workload in plan.workloads:
             for users in plan.loads:
                 asks = [
-                    _ask(client, side, workload, users, plan, say)
+                    _ask(client, side, workload, users, plan, watcher)
                     for client, side in zip(clients, sides, strict=True)
                 ]
                 figures = await in_turns(plan.rounds, asks)
-                found += [
-                    Run(side=side.name, workload=workload.name, users=users, rounds=tuple(rounds))
-                    for side, rounds in zip(sides, figures, strict=True)
-                ]
+                for side, rounds in zip(sides, figures, strict=True):
+                    run = Run(side=side.name, workload=workload.name, users=users, rounds=tuple(rounds))
+                    watcher.ended(run)
+                    found.append(run)
         return found
 
 
@@ -96,12 +102,12 @@ def cut(asked: Sequence[Conversation], most_output_tokens: int | None) -> list[C
 
 
 def _ask(
-    client: LoadClient, side: Side, workload: Workload, users: int, plan: Plan, say: Say
+    client: LoadClient, side: Side, workload: Workload, users: int, plan: Plan, watcher: Watcher
 ) -> Callable[[int], Awaitable[LoadRun]]:
     count = max(plan.per_user * users, plan.least_conversations)
 
     async def run(number: int) -> LoadRun:
-        say(side.name, workload.name, users, number)
+        watcher.began(side.name, workload.name, users, number)
         asked = cut(conversations(workload, count, seed=100 * users + number), plan.most_output_tokens)
         gangs = Gangs(side.gang) if side.gang is not None else None
         return await client.closed(asked, users, gangs=gangs)

@@ -115,14 +115,18 @@ def tokens_until(samples: Sequence[Sample], until_s: float) -> float:
 
 def middle(runs: Sequence[LoadFigures]) -> LoadFigures:
     """The run with the median rate; of an even number the slower of the two in the middle."""
-    ordered = sorted(runs, key=lambda run: run.steady_output_tokens_per_s)
+    ordered = sorted(runs, key=lambda run: run.output_tokens_per_s)
     return ordered[(len(ordered) - 1) // 2]
 
 
 def gain(one: Sequence[LoadFigures], other: Sequence[LoadFigures]) -> float:
-    """How many times faster `one` is than `other`: the median of the ratios of runs that were neighbours in time."""
+    """How many times faster `one` is than `other`: the median of the ratios of runs that were neighbours in time.
+
+    Both were asked the same, so the tails of the runs are alike; with few requests per user the time without them
+    would be no more than the prefill.
+    """
     pairs = zip(one, other, strict=True)
-    return median(a.steady_output_tokens_per_s / max(b.steady_output_tokens_per_s, 1e-9) for a, b in pairs)
+    return median(a.output_tokens_per_s / max(b.output_tokens_per_s, 1e-9) for a, b in pairs)
 
 
 def _tokens_until(sample: Sample, until_s: float) -> float:

@@ -8,7 +8,6 @@ import msgspec
 
 from outpace.engines import facts
 from outpace.engines.registry import engine
-from outpace.hardware.machine import Machine
 from outpace.lab.llamacpp_scorer import SETTINGS, LlamaScorer
 from outpace.lab.replica import LabVariant, running
 from outpace.lab.trace_cache import RecordingScorer, recording_path
@@ -73,11 +72,6 @@ class GateOrder(msgspec.Struct, frozen=True, kw_only=True):
 def engine_version() -> str:
     """Version of the engine that gates run on."""
     return facts.engine_version("llamacpp") or "llama.cpp is not installed"
-
-
-def machine_name(machine: Machine) -> str:
-    """The kind of machine that a verdict holds for: its processor and the vector units that kernels are picked by."""
-    return f"{machine.processor}, {' '.join(machine.features) or 'no vector units'}"
 
 
 async def gate(order: GateOrder, clock: Clock, watch: Watch | None = None) -> Verdict:

@@ -10,7 +10,7 @@ import msgspec
 
 from outpace.engines.registry import engine
 from outpace.engines.speculation import METHODS
-from outpace.lab.compare import Plan, Run, Say, Side, compare, found_run, gain_of
+from outpace.lab.compare import Plan, Run, Side, Watcher, compare, found_run, gain_of
 from outpace.lab.load import Target
 from outpace.lab.naive import Naive, is_installed
 from outpace.lab.replica import LabVariant, Launches, running
@@ -111,7 +111,7 @@ class Factor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def tell_story(
-    weights: Weights, plan: Plan, threads: int, clock: Clock, say: Say
+    weights: Weights, plan: Plan, threads: int, clock: Clock, watcher: Watcher
 ) -> tuple[list[Run], dict[str, str]]:
     """Runs of every layer, and why some are left out. Raises EngineFailed, EngineTimedOut."""
     parallel = max(plan.loads)
@@ -119,23 +119,28 @@ async def tell_story(
     skipped: dict[str, str] = {}
     if weights.folder is not None and is_installed():
         async with _sides(_naive_starts(weights, threads), clock) as sides:
-            runs += await compare(sides, _of(plan, "chat", rounds=1), say)
+            runs += await compare(sides, _of(plan, "chat", rounds=1), watcher)
     else:
-        skipped[NAIVE] = "the optional extra is not installed: pip install 'outpace[naive]'"
+        missing = "the optional extra is not installed: pip install 'outpace[naive]'"
+        skipped[NAIVE] = "not asked for" if is_installed() else missing
     async with _sides(_exact_starts(weights, threads), clock) as sides:
-        runs += await compare(sides, _of(plan, "chat", rounds=1), say)
+        runs += await compare(sides, _of(plan, "chat", rounds=1), watcher)
     async with _sides(_served_starts(weights, threads, parallel), clock) as sides:
         by_name = {side.name: side for side in sides}
         runs += await compare(
-            [by_name[name] for name in (PRECISION, STATIC, CONTINUOUS)], _of(plan, "chat"), say
+            [by_name[name] for name in (PRECISION, STATIC, CONTINUOUS)], _of(plan, "chat"), watcher
         )
-        runs += await compare([by_name[name] for name in (CONTINUOUS, SPECULATION)], _of(plan, "code"), say)
-        runs += await compare([by_name[name] for name in (CONTINUOUS, PREFIX)], _of(plan, "multi-turn"), say)
+        runs += await compare(
+            [by_name[name] for name in (CONTINUOUS, SPECULATION)], _of(plan, "code"), watcher
+        )
+        runs += await compare(
+            [by_name[name] for name in (CONTINUOUS, PREFIX)], _of(plan, "multi-turn"), watcher
+        )
     if find_spec(_OPENVINO) is None:
         skipped[MANY] = "openvino-genai is not installed"
         return runs, skipped
     async with _sides(_many_starts(weights, threads, parallel), clock) as sides:
-        runs += await compare(sides, _of(plan, "chat"), say)
+        runs += await compare(sides, _of(plan, "chat"), watcher)
     return runs, skipped
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.lab.replica import die_with_parent
+from outpace.precision.artifacts import scratch_beside
 from outpace.precision.gguf_maker import Report, make_gguf
 from outpace.precision.recipes import recipe
 from outpace.values.errors import EngineFailed
@@ -22,26 +23,25 @@ _GROUP = 64
 
 def make_openvino(source: Path, target: Path, to: str, report: Report) -> None:
     """Write model and tokenizer files at `to` into the folder `target`. Raises EngineFailed with the last words."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="openvino-") as between:
-        # OpenVINO's reader rounds what it reads: it gets the exact numbers, so that they are rounded once.
-        whole = Path(between) / "weights.gguf"
-        make_gguf(source, whole, recipe("f16"))
-        report(1, _STEPS)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "outpace.lab.openvino_maker", str(whole), str(target), to],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=die_with_parent,
-            text=True,
-        )
-        with process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            for line in process.stdout:
-                if line.startswith("step "):
-                    report(int(line.split()[1]), _STEPS)
-            words = process.stderr.read().strip().splitlines()
+    # OpenVINO's reader rounds what it reads: it gets the exact numbers, so that they are rounded once.
+    whole = scratch_beside(target) / "weights.gguf"
+    make_gguf(source, whole, recipe("f16"))
+    report(1, _STEPS)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "outpace.lab.openvino_maker", str(whole), str(target), to],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=die_with_parent,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("step "):
+                report(int(line.split()[1]), _STEPS)
+        words = process.stderr.read().strip().splitlines()
     if process.returncode != 0:
         raise EngineFailed(f"OpenVINO did not make {to}: {words[-1] if words else process.returncode}")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from outpace.engines import facts
-from outpace.hardware.machine import Machine
+from outpace.hardware.machine import Machine, machine_name
 from outpace.lab.canaries import Canaries, gate_and_record
-from outpace.lab.gate import GateOrder, Side, engine_version, machine_name
+from outpace.lab.gate import GateOrder, Side, engine_version
 from outpace.lab.making import Product, Source, find_product, produce, reference_format, source_of
-from outpace.lab.speed import SpeedStore, measure_speeds
+from outpace.lab.speed import THREADS, SpeedStore, measure_speeds
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer
 from outpace.precision.items import ItemSet, shipped_items
 from outpace.precision.verdict import Subject, Verdict, VerdictStore
@@ -40,7 +40,6 @@ class Precisions:
     def __init__(self, artifacts: Path, machine: Machine, clock: Clock, items: ItemSet | None = None) -> None:
         self._artifacts = artifacts
         self._machine = machine_name(machine)
-        self._threads = machine.cores
         self._clock = clock
         self._items = items or shipped_items()
         self._speeds = SpeedStore(artifacts, self._machine)
@@ -157,7 +156,7 @@ class Precisions:
         return Option(
             precision=name,
             kv_precision=kv,
-            output_tokens_per_s=speed.output_tokens_per_s if speed else 0.0,
+            output_tokens_per_s=speed.output_tokens_per_cpu_s if speed else 0.0,
             speed_basis="measured",
             weights_bytes=product.size_bytes,
             verdict=self._verdict(source, product.at_kv(kv)),
@@ -179,7 +178,7 @@ class Precisions:
         if all(self._speeds.find(product.sha256, kv) for product, kv in pairs):
             return
         say("measuring speeds")
-        speeds = await measure_speeds(pairs, self._threads, _ROUNDS, self._clock)
+        speeds = await measure_speeds(pairs, THREADS, _ROUNDS, self._clock)
         for (digest, kv), speed in speeds.items():
             self._speeds.keep(digest, kv, speed)
 

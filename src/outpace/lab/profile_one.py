@@ -11,8 +11,7 @@ from pathlib import Path
 import msgspec
 
 from outpace.engines.registry import engine
-from outpace.hardware.machine import detect
-from outpace.lab.gate import machine_name
+from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiled import Variant, conditions_of
 from outpace.lab.profiles import ProfileStore
 from outpace.lab.profiling import Say, profile, sweep_of

@@ -16,8 +16,7 @@ from outpace.engines.speculation import (
     speculation_names,
     speculation_settings,
 )
-from outpace.hardware.machine import detect
-from outpace.lab.gate import machine_name
+from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiles import Found, ProfileStore
 from outpace.scheduling.speculation import choose_method
 from outpace.values.errors import InvalidInput

@@ -15,6 +15,7 @@ from outpace.lab.load import LoadClient, Target
 from outpace.lab.prompts import filler
 from outpace.lab.replica import LabVariant, running
 from outpace.lab.workload import Conversation, Turn, conversations, named
+from outpace.scheduling.speculation import MANY_USERS
 from outpace.values.clock import Clock
 from outpace.values.errors import EngineFailed, InvalidInput
 from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
@@ -22,14 +23,16 @@ from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPo
 LOADS = (1, 2, 4, 8, 16, 32)
 BUDGET_S = 30.0
 # Of the budget: the rest is for speculation.
-_SPEEDS_SHARE = 0.45
+_SPEEDS_SHARE = 0.4
 _PREFILL_WORDS = 256
 _PREFILL_ROUNDS = 3
-_TOKENS = 24
-# Speculation is tried where its gain is largest, in the middle, and where it may cost.
-_SPECULATION_LOADS = (1, 4, 16, 32)
-_SPECULATION_TOKENS = {"code": 96, "chat": 24}
-_SPECULATION_ROUNDS = 2
+_TOKENS = 16
+# Speculation is tried where its gain is largest, where it may cost, and in the middle.
+_SPECULATION_LOADS = (1, MANY_USERS, 4)
+_SPECULATION_TOKENS = {"code": 40, "chat": 16}
+# One answer alone is too short to tell.
+_LEAST_ANSWERS = 3
+_SPECULATION_ROUNDS = 1
 _CONTEXT_TOKENS = 512
 # Weights that an engine repacks, and its KV cache.
 _OVERHEAD = 2.5
@@ -82,7 +85,7 @@ async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda 
         say("prefill", timer.used)
         prefill = await _prefill(client)
         points = await _points(client, sweep.variant.parallel, timer, say)
-        speculation = await _speculation(sweep, engine, client, timer, clock, say)
+        speculation = await _speculation(sweep, engine, client, points, timer, clock, say)
     return Profile(
         conditions=sweep.conditions,
         measured_at=clock.wall_s(),
@@ -172,33 +175,45 @@ def _point(users: int, figures: LoadFigures) -> LoadPoint:
 
 
 async def _speculation(
-    sweep: Sweep, engine: Engine, without: LoadClient, timer: _Timer, clock: Clock, say: Say
+    sweep: Sweep,
+    engine: Engine,
+    without: LoadClient,
+    points: Sequence[LoadPoint],
+    timer: _Timer,
+    clock: Clock,
+    say: Say,
 ) -> tuple[SpeculationPoint, ...]:
+    """What every method gains, in the time that is left; the figures without it tell how long each step will take."""
     found: list[SpeculationPoint] = []
     for method, settings in sweep.speculation.items():
+        if timer.left_s() < _expected_s(_steps(sweep.variant.parallel)[0], points):
+            break
         variant = msgspec.structs.replace(
             sweep.variant, engine_settings={**sweep.variant.engine_settings, **settings}
         )
         say(f"speculation {method}", timer.used)
         async with _client(variant, engine, clock) as (client, _):
-            found.extend(await _method(method, client, without, sweep.variant.parallel, timer, say))
+            for step in _steps(sweep.variant.parallel):
+                if timer.left_s() < _expected_s(step, points):
+                    break
+                users, workload, tokens = step
+                say(f"speculation {method}, {workload}, {users} at once", timer.used)
+                found.append(await _gain(method, workload, tokens, users, client, without))
     return tuple(found)
 
 
-async def _method(
-    method: str, client: LoadClient, without: LoadClient, parallel: int, timer: _Timer, say: Say
-) -> Sequence[SpeculationPoint]:
-    found: list[SpeculationPoint] = []
-    last_s = 0.0
-    for users in (load for load in _SPECULATION_LOADS if load <= parallel):
-        for workload, tokens in _SPECULATION_TOKENS.items():
-            if found and last_s > timer.left_s():
-                return found
-            say(f"speculation {method}, {workload}, {users} at once", timer.used)
-            began_s = timer.now_s()
-            found.append(await _gain(method, workload, tokens, users, client, without))
-            last_s = 2 * (timer.now_s() - began_s)
-    return found
+def _steps(parallel: int) -> list[tuple[int, str, int]]:
+    """Users, workload and tokens per answer, the most telling first."""
+    loads = [load for load in _SPECULATION_LOADS if load <= parallel]
+    return [(users, workload, tokens) for users in loads for workload, tokens in _SPECULATION_TOKENS.items()]
+
+
+def _expected_s(step: tuple[int, str, int], points: Sequence[LoadPoint]) -> float:
+    """Seconds of one step, both sides and all rounds, from the speed at the nearest load that was measured."""
+    users, _, tokens = step
+    nearest = min(points, key=lambda point: abs(point.users - users))
+    answers = max(users, _LEAST_ANSWERS)
+    return 2 * _SPECULATION_ROUNDS * answers * tokens / max(nearest.output_tokens_per_s, 1e-9)
 
 
 async def _gain(
@@ -208,7 +223,7 @@ async def _gain(
     off: list[LoadFigures] = []
     for number in range(_SPECULATION_ROUNDS):
         # Never the same question twice: a cache of earlier answers would guess it all.
-        asked = _asked(workload, users, tokens, seed=1000 * users + number)
+        asked = _asked(workload, max(users, _LEAST_ANSWERS), tokens, seed=1000 * users + number)
         sides = ((client, on), (without, off))
         for side, figures in sides if number % 2 == 0 else reversed(sides):
             figures.append(_sound((await side.closed(asked, users)).figures))

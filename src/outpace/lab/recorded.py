@@ -28,6 +28,13 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     most_input_tokens: int = 1_000_000
     most_output_tokens: int = 1_000_000
 
+    def lengths(self, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """Prompt and answer as they are asked for."""
+        return (
+            min(max(1, round(input_tokens * self.tokens)), self.most_input_tokens),
+            min(max(1, round(output_tokens * self.tokens)), self.most_output_tokens),
+        )
+
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prompt: str | None = None
@@ -50,10 +57,7 @@ def load(path: Path, scale: Scale = Scale(), most: int | None = None) -> list[Co
     `input_length`, `output_length` and `hash_ids`; CSV with TIMESTAMP, ContextTokens, GeneratedTokens. Raises
     InvalidInput naming the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("workload", f"{path} cannot be read: {error}") from error
+    text = _text(path)
     read = _from_csv if path.suffix == ".csv" else _from_jsonl
     found: list[Conversation] = []
     for conversation in read(text, scale):
@@ -63,6 +67,30 @@ def load(path: Path, scale: Scale = Scale(), most: int | None = None) -> list[Co
     if not found:
         raise InvalidInput("workload", f"{path} holds no request")
     return found
+
+
+def recorded_lengths(path: Path, scale: Scale) -> Iterator[tuple[float, int, int]]:
+    """Arrival second, prompt and answer tokens of each request of a recorded trace. Raises InvalidInput."""
+    text = _text(path)
+    for recorded in _rows(text) if path.suffix == ".csv" else _lines(text):
+        at_s = recorded.timestamp / 1000 * scale.time
+        yield at_s, *scale.lengths(recorded.input_length, recorded.output_length)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("workload", f"{path} cannot be read: {error}") from error
+
+
+def _lines(text: str) -> Iterator[_Recorded]:
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            if line.strip():
+                yield msgspec.json.decode(line, type=_Recorded)
+        except msgspec.DecodeError as error:
+            raise InvalidInput("workload", f"line {number}: {error}") from error
 
 
 def _from_jsonl(text: str, scale: Scale) -> Iterator[Conversation]:
@@ -79,6 +107,11 @@ def _from_jsonl(text: str, scale: Scale) -> Iterator[Conversation]:
 
 
 def _from_csv(text: str, scale: Scale) -> Iterator[Conversation]:
+    for number, recorded in enumerate(_rows(text), 2):
+        yield _of_lengths(recorded, scale, seed=number)
+
+
+def _rows(text: str) -> Iterator[_Recorded]:
     rows = csv.DictReader(text.splitlines())
     if tuple(rows.fieldnames or ())[:3] != _AZURE:
         raise InvalidInput("workload", f"a CSV trace has the columns {', '.join(_AZURE)}")
@@ -90,10 +123,7 @@ def _from_csv(text: str, scale: Scale) -> Iterator[Conversation]:
             lengths = int(row["ContextTokens"]), int(row["GeneratedTokens"])
         except (TypeError, ValueError) as error:
             raise InvalidInput("workload", f"line {number}: {error}") from error
-        recorded = _Recorded(
-            timestamp=1000 * (at_s - first_s), input_length=lengths[0], output_length=lengths[1]
-        )
-        yield _of_lengths(recorded, scale, seed=number)
+        yield _Recorded(timestamp=1000 * (at_s - first_s), input_length=lengths[0], output_length=lengths[1])
 
 
 def _of_line(line: _Line, scale: Scale) -> Conversation:
@@ -109,8 +139,7 @@ def _of_line(line: _Line, scale: Scale) -> Conversation:
 
 
 def _of_lengths(recorded: _Recorded, scale: Scale, seed: int = 0) -> Conversation:
-    tokens = min(max(1, round(recorded.input_length * scale.tokens)), scale.most_input_tokens)
-    output = min(max(1, round(recorded.output_length * scale.tokens)), scale.most_output_tokens)
+    tokens, output = scale.lengths(recorded.input_length, recorded.output_length)
     turn = Turn(text=_text_of(recorded, tokens, scale, seed), output_tokens=output)
     return Conversation(turns=(turn,), at_s=recorded.timestamp / 1000 * scale.time)
 

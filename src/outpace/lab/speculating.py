@@ -8,9 +8,8 @@ import msgspec
 
 from outpace.engines.facts import engine_version
 from outpace.engines.registry import engine
-from outpace.hardware.machine import detect
-from outpace.lab.compare import Plan, Run, Say, Side, compare, gain_of
-from outpace.lab.gate import machine_name
+from outpace.hardware.machine import detect, machine_name
+from outpace.lab.compare import Plan, Run, Side, Watcher, compare, gain_of
 from outpace.lab.load import Target
 from outpace.lab.precisions import Precisions
 from outpace.lab.profiled import Profiled, Variant
@@ -52,7 +51,7 @@ def variant_here(home: Home, model: str, threads: int) -> Variant:
 
 
 async def try_methods(
-    home: Home, variant: Variant, methods: Sequence[str], plan: Plan, clock: Clock, say: Say
+    home: Home, variant: Variant, methods: Sequence[str], plan: Plan, clock: Clock, watcher: Watcher
 ) -> Trial:
     """Every method against none. Raises InvalidInput for a method that cannot be, EngineFailed."""
     profiled = Profiled(home.artifacts, home.profiles)
@@ -71,7 +70,7 @@ async def try_methods(
             replica = await stack.enter_async_context(running(engine(variant.engine), launched, clock))
             target = Target(address=replica.address, model=variant.model, token=replica.token)
             sides.append(Side(name=method, target=target))
-        runs = await compare(sides, plan, say)
+        runs = await compare(sides, plan, watcher)
     return Trial(
         model=variant.model,
         artifact=Path(variant.artifact_path).parent.name,

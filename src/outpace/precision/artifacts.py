@@ -14,6 +14,7 @@ from outpace.values.clock import Clock, SystemClock
 from outpace.values.errors import Conflict, OutpaceError, StorageFailed, WeightsInvalid
 
 _RECORD = "artifact.json"
+_SCRATCH = ".scratch"
 _CHUNK_BYTES = 1024 * 1024
 # Beside the made file the disk must hold this much, so that the platform's journal keeps room.
 _SPARE_BYTES = 64 * 1024 * 1024
@@ -98,13 +99,13 @@ class MadeStore:
                 return found
             self._require_space(needed_bytes)
             staging = self._folder / "staging" / lineage.key
-            shutil.rmtree(staging, ignore_errors=True)
+            _clear(staging)
             try:
                 staging.mkdir(parents=True)
                 make(staging)
                 return self._place(staging, lineage)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                _clear(staging)
 
     def all(self) -> list[tuple[str, Made]]:
         """Key and record of every artifact."""
@@ -121,17 +122,19 @@ class MadeStore:
         """Remove every artifact whose key is not in `used`, and what killed runs left; bytes freed."""
         freed_bytes = 0
         for key, record in self.all():
-            if key not in used and self._removed(key):
+            if key not in used and self._removed(key, self._folder / key):
                 freed_bytes += record.size_bytes
         for staging in (self._folder / "staging").glob("*"):
-            if staging.name not in used:
-                self._removed(staging.name, "staging")
+            left_bytes = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+            # Its lock is that of the artifact: what is being made now stays.
+            if self._removed(staging.name.removesuffix(_SCRATCH), staging):
+                freed_bytes += left_bytes
         return freed_bytes
 
-    def _removed(self, key: str, *within: str) -> bool:
+    def _removed(self, key: str, folder: Path) -> bool:
         """False when another process works on it now."""
         with contextlib.suppress(Conflict), self._alone(key, is_waiting=False):
-            shutil.rmtree(self._folder.joinpath(*within, key), ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             return True
         return False
 
@@ -200,6 +203,18 @@ class MadeStore:
                 f"cannot write the artifact: {error.strerror or error}; free some space, "
                 "or set OUTPACE_HOME to another folder"
             ) from error
+
+
+def scratch_beside(staging: Path) -> Path:
+    """An empty folder for what a maker needs on its way; it goes with `staging`, whoever is killed."""
+    scratch = staging.with_name(f"{staging.name}{_SCRATCH}")
+    scratch.mkdir()
+    return scratch
+
+
+def _clear(staging: Path) -> None:
+    for folder in (staging, staging.with_name(f"{staging.name}{_SCRATCH}")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -18,6 +18,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     precision: str
     kv_precision: str = "f16"
+    # Of eight users together, per second of processor time: what else runs does not move it.
     output_tokens_per_s: float
     speed_basis: Basis
     weights_bytes: int
@@ -143,7 +144,7 @@ def _safe(options: Sequence[Option]) -> Option:
 
 
 def _reason(best: Option, safe: Option, faster: Sequence[Option]) -> str:
-    speed = f"{best.output_tokens_per_s:.0f} tok/s {best.speed_basis}"
+    speed = f"{best.output_tokens_per_s:.0f} tok/s per processor, {best.speed_basis}"
     if best is not safe and best.verdict is not None:
         gain = best.output_tokens_per_s / safe.output_tokens_per_s
         return f"{best.verdict.summary}; {speed}, {gain:.2f}x {safe.precision}"
@@ -157,7 +158,7 @@ def _rejected(option: Option, best: Option) -> Rejected:
     if option.outcome in ("refuse", "undecided") and option.verdict is not None:
         why = f"{option.outcome}: {option.verdict.reason}"
     elif option.output_tokens_per_s <= best.output_tokens_per_s * _WORTH_SWITCHING:
-        why = f"not faster: {option.output_tokens_per_s:.0f} tok/s {option.speed_basis}"
+        why = f"not faster: {option.output_tokens_per_s:.0f} tok/s per processor, {option.speed_basis}"
     else:
         why = "no verdict yet"
     return Rejected(option.precision, option.kv_precision, why)

@@ -70,7 +70,7 @@ def _tokenizer(keys: dict[str, Any], cuts: list[dict[str, Any]]) -> dict[str, An
         "model": {
             "type": "BPE",
             "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [merge.split(" ", 1) for merge in keys["tokenizer.ggml.merges"]],
+            "merges": [merge.split(" ", 1) for merge in keys.get("tokenizer.ggml.merges", [])],
             "ignore_merges": keys.get("tokenizer.ggml.pre") == "llama-bpe",
         },
     }

@@ -1,13 +1,15 @@
 """How fast requests arrive and how long they are, from what was seen lately. State without a clock or I/O."""
 
+import math
 from collections import deque
 
 from outpace.scheduling.attainment import Traffic
 
-# The fastest of these counts, so that a burst is seen at once and forgotten slowly.
-_WINDOWS_S = (3.0, 10.0, 60.0)
-# Fewer arrivals than this in the shortest window are chance.
-_FEWEST_IN_SHORTEST = 5
+# A short window counts as far as chance does not explain it, so that a burst is seen at once.
+_SHORT_WINDOWS_S = (3.0, 10.0)
+_LONG_WINDOW_S = 60.0
+# Standard deviations of a Poisson count.
+_CHANCE = 1.5
 _WEIGHT = 0.05
 
 
@@ -29,14 +31,17 @@ class Arrivals:
 
     def per_s(self, now_s: float) -> float:
         """The rate that capacity should be held for."""
-        while self._seconds and now_s - self._seconds[0][0] > _WINDOWS_S[-1]:
+        while self._seconds and now_s - self._seconds[0][0] > _LONG_WINDOW_S:
             self._seconds.popleft()
-        return max(self._within(window_s, now_s) for window_s in _WINDOWS_S)
+        short = [_certain(self._within(window_s, now_s)) / window_s for window_s in _SHORT_WINDOWS_S]
+        return max(*short, self._within(_LONG_WINDOW_S, now_s) / _LONG_WINDOW_S)
 
-    def _within(self, window_s: float, now_s: float) -> float:
-        count = sum(count for second, count in self._seconds if now_s - second <= window_s)
-        is_chance = window_s == _WINDOWS_S[0] and count < _FEWEST_IN_SHORTEST
-        return 0.0 if is_chance else count / window_s
+    def _within(self, window_s: float, now_s: float) -> int:
+        return sum(count for second, count in self._seconds if now_s - second <= window_s)
+
+
+def _certain(count: int) -> float:
+    return max(0.0, count - _CHANCE * math.sqrt(count))
 
 
 class Lengths:

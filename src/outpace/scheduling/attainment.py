@@ -1,7 +1,7 @@
 """Which share of requests n replicas would serve within an objective, from a profile and the load. Pure.
 
-Sources: Erlang's delay formula (M/M/c) for the wait; Little's law for how many run at once; processor sharing with the
-profile's speeds for the gap between tokens. Arrivals count as Poisson within the window that the rate was taken from.
+Source: a birth-death chain (Kleinrock, Queueing Systems I, 1975, chapter 3) whose rate of ends follows the profile's
+speeds; arrivals count as Poisson within the window that their rate was taken from, lengths as exponential.
 """
 
 import itertools
@@ -12,6 +12,7 @@ import msgspec
 
 # Of each: more requests at once than this share of a replica's places leave no room for chance.
 _ROOM = 0.75
+_LARGE = 1e100
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,60 +71,57 @@ def attainment(num_replicas: int, capacity: Capacity, traffic: Traffic, goal: Go
     """Predicted share of requests within the goal; 0 where the queue would grow for ever."""
     if traffic.requests_per_s <= 0:
         return 1.0
-    own = msgspec.structs.replace(traffic, requests_per_s=traffic.requests_per_s / num_replicas)
-    if own.requests_per_s >= most_requests_per_s(capacity, traffic):
-        return 0.0
-    return _in_time(num_replicas, capacity, traffic, goal) * _steady(num_replicas, capacity, own, goal)
-
-
-def _in_time(num_replicas: int, capacity: Capacity, traffic: Traffic, goal: Goal) -> float:
-    """The share whose wait for a place leaves time for its prefill."""
+    places = num_replicas * capacity.places
     left_s = goal.ttft_s - _prefill_s(capacity, traffic)
-    if left_s <= 0:
+    fastest_per_s = _ends_per_s(num_replicas, capacity, traffic, places)
+    if left_s <= 0 or traffic.requests_per_s >= fastest_per_s:
         return 0.0
-    service_s = capacity.places / requests_per_s(capacity, traffic, capacity.places)
-    places, offered = num_replicas * capacity.places, traffic.requests_per_s * service_s
-    if offered >= places:
-        return 0.0
-    return 1.0 - erlang_c(places, offered) * math.exp(-(places - offered) * left_s / service_s)
+    steady = _most_steady(capacity, traffic, goal) * num_replicas
+    below, at_least = _found_by_arrivals(num_replicas, capacity, traffic, steady)
+    too_late = at_least * math.exp(-(fastest_per_s - traffic.requests_per_s) * left_s)
+    return min(below, 1.0) if steady < places else 1.0 - too_late
 
 
-def _steady(num_replicas: int, capacity: Capacity, own: Traffic, goal: Goal) -> float:
-    """The share whose gaps between tokens are short enough, with replicas evenly loaded."""
+def _found_by_arrivals(
+    num_replicas: int, capacity: Capacity, traffic: Traffic, steady: int
+) -> tuple[float, float]:
+    """Probabilities that an arrival finds fewer than `steady` requests, and that it finds no free place.
+
+    A birth-death chain with arrivals at a rate and ends at the rate of so many requests; Poisson arrivals see its
+    stationary state.
+    """
+    places = num_replicas * capacity.places
+    weight, total, few = 1.0, 1.0, 1.0 if steady > 0 else 0.0
+    for count in range(1, places + 1):
+        weight *= traffic.requests_per_s / _ends_per_s(num_replicas, capacity, traffic, count)
+        if count == places:
+            break
+        total += weight
+        few += weight if count < steady else 0.0
+        if total > _LARGE:
+            weight, total, few = weight / _LARGE, total / _LARGE, few / _LARGE
+    busy = traffic.requests_per_s / _ends_per_s(num_replicas, capacity, traffic, places)
+    # Beyond all places the rate stays the same: a geometric tail.
+    tail = weight / (1.0 - busy)
+    return few / (total + tail), tail / (total + tail)
+
+
+def _most_steady(capacity: Capacity, traffic: Traffic, goal: Goal) -> int:
+    """Requests at once on a replica up to which the gap between tokens is short enough."""
     if goal.itl_s is None:
-        return 1.0
+        return capacity.places
     gaps = [
-        (users, users / (requests_per_s(capacity, own, users) * own.output_tokens))
+        (users, users / (requests_per_s(capacity, traffic, users) * traffic.output_tokens))
         for users in _loads(capacity)
     ]
-    fine = [users for users, gap_s in gaps if gap_s <= goal.itl_s]
-    if not fine:
-        return 0.0
-    return poisson_cdf(num_replicas * max(fine), num_replicas * users_at_once(capacity, own))
+    return max((users for users, gap_s in gaps if gap_s <= goal.itl_s), default=0)
 
 
-def users_at_once(capacity: Capacity, own: Traffic) -> float:
-    """Requests that run at once on a replica that keeps up: Little's law, solved over the measured loads."""
-    for users in _loads(capacity):
-        if requests_per_s(capacity, own, users) >= own.requests_per_s:
-            return min(float(users), own.requests_per_s * users / requests_per_s(capacity, own, users))
-    return float(capacity.places)
-
-
-def erlang_c(places: int, offered: float) -> float:
-    """Probability that an arrival finds all places taken; `offered` is arrivals times service time, below `places`."""
-    blocked = 1.0
-    for taken in range(1, places + 1):
-        blocked = offered * blocked / (taken + offered * blocked)
-    return blocked / (1.0 - offered / places * (1.0 - blocked))
-
-
-def poisson_cdf(most: int, mean: float) -> float:
-    """Probability that a Poisson count is at most `most`."""
-    if mean <= 0:
-        return 1.0
-    logs = [count * math.log(mean) - mean - math.lgamma(count + 1) for count in range(most + 1)]
-    return min(1.0, sum(map(math.exp, logs)))
+def _ends_per_s(num_replicas: int, capacity: Capacity, traffic: Traffic, count: int) -> float:
+    """Requests that end per second while `count` run, evenly over the replicas."""
+    if count <= num_replicas:
+        return count * requests_per_s(capacity, traffic, 1)
+    return num_replicas * requests_per_s(capacity, traffic, count / num_replicas)
 
 
 def replicas_for(capacity: Capacity, traffic: Traffic, goal: Goal, most: int) -> int:

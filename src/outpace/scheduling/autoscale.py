@@ -23,6 +23,7 @@ HYSTERESIS = 1.2
 # How long a need is remembered: a spare replica costs as much as so many starts wait.
 _SETTLE_STARTS = 20.0
 _SETTLE_S = (15.0, 300.0)
+_LEAVES_AT_ONCE = 0.25
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 1
     # With `least` 0: without a request for this long, the last replica leaves.
     idle_s: float = 600.0
-    starts_per_hour: int = 60
+    starts_per_hour: int = 120
 
 
 class Pressure(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,9 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     # One for each replica that it started within the last hour.
     starts_s: tuple[float, ...] = ()
+    # Replicas that may leave now, of those that the starts of an hour can bring back; None: not counted yet.
+    leaves: float | None = None
+    leaves_at_s: float = 0.0
     # What was needed lately, with the time; only what nothing later exceeds.
     needs: tuple[tuple[float, int], ...] = ()
 
@@ -82,7 +86,7 @@ def decide(
 ) -> Decision:
     """The next count. `num_ready` replicas answer now; one takes `start_s` to start."""
     starts_s = tuple(at_s for at_s in history.starts_s if now_s - at_s < HOUR_S)
-    history = msgspec.structs.replace(history, starts_s=starts_s)
+    history = _with_leaves(msgspec.structs.replace(history, starts_s=starts_s), bounds, now_s)
     if history.count == 0 and bounds.least == 0:
         return _asleep(history, pressure, now_s)
     if bounds.least == 0 and pressure.idle_for_s >= bounds.idle_s:
@@ -140,10 +144,21 @@ def _asleep(history: History, pressure: Pressure, now_s: float) -> Decision:
 
 
 def _to_sleep(history: History, bounds: Bounds) -> Decision:
-    if len(history.starts_s) >= bounds.starts_per_hour:
-        return Decision(history, f"stays up: {len(history.starts_s)} starts within an hour are its limit")
-    asleep = msgspec.structs.replace(history, count=0, needs=())
-    return Decision(asleep, f"no request for {bounds.idle_s:g} s")
+    decision = _down(history, bounds, 0, f"no request for {bounds.idle_s:g} s")
+    is_wakeable = len(history.starts_s) < bounds.starts_per_hour
+    if decision.history.count > 0 or is_wakeable:
+        return decision
+    kept = msgspec.structs.replace(decision.history, count=1)
+    return Decision(kept, f"stays up: {len(history.starts_s)} starts within the last hour")
+
+
+def _with_leaves(history: History, bounds: Bounds, now_s: float) -> History:
+    """A bucket: a quarter of an hour's starts at once, three quarters over the hour."""
+    most = max(1.0, _LEAVES_AT_ONCE * bounds.starts_per_hour)
+    if history.leaves is None:
+        return msgspec.structs.replace(history, leaves=most, leaves_at_s=now_s)
+    more = (1 - _LEAVES_AT_ONCE) * bounds.starts_per_hour * (now_s - history.leaves_at_s) / HOUR_S
+    return msgspec.structs.replace(history, leaves=min(most, history.leaves + more), leaves_at_s=now_s)
 
 
 def _remember(history: History, need: int, window_s: float, now_s: float) -> History:
@@ -154,20 +169,28 @@ def _remember(history: History, need: int, window_s: float, now_s: float) -> His
 
 
 def _within_budget(history: History, bounds: Bounds, wanted: int, reason: str, now_s: float) -> Decision:
-    """No more starts in an hour than allowed: fewer come up, and fewer leave that would have to come back."""
-    count = history.count
-    # One start is kept for waking up.
-    reserve = 1 if bounds.least == 0 else 0
-    left = max(0, bounds.starts_per_hour - reserve - len(history.starts_s))
-    # What the file demands is no reaction to load.
-    most = max(count + left, bounds.least)
-    allowed = min(wanted, most) if wanted > count else max(wanted, count - left, 0)
-    if allowed != wanted:
+    """No more starts in an hour than allowed: replicas leave only as fast as starts could bring them back."""
+    if wanted < history.count:
+        return _down(history, bounds, wanted, reason)
+    # One start is kept for waking up; what the file demands is no reaction to load.
+    left = bounds.starts_per_hour - (1 if bounds.least == 0 else 0) - len(history.starts_s)
+    allowed = min(wanted, max(history.count + max(0, left), bounds.least))
+    if allowed < wanted:
         reason += f"; held at {allowed} by {len(history.starts_s)} starts within the last hour"
-    started = (now_s,) * max(0, allowed - count)
-    return Decision(
-        msgspec.structs.replace(history, count=allowed, starts_s=(*history.starts_s, *started)), reason
-    )
+    started = (now_s,) * (allowed - history.count)
+    grown = msgspec.structs.replace(history, count=allowed, starts_s=(*history.starts_s, *started))
+    return Decision(grown, reason)
+
+
+def _down(history: History, bounds: Bounds, wanted: int, reason: str) -> Decision:
+    leaves = history.leaves or 0.0
+    # More than the file allows is no matter of load.
+    allowed = min(max(wanted, history.count - int(leaves)), bounds.most)
+    if allowed > wanted:
+        reason += f"; held at {allowed} by {len(history.starts_s)} starts within the last hour"
+    left = max(0.0, leaves - (history.count - allowed))
+    needs = history.needs if allowed else ()
+    return Decision(msgspec.structs.replace(history, count=allowed, leaves=left, needs=needs), reason)
 
 
 def _higher(pressure: Pressure) -> Pressure:

@@ -1,43 +1,56 @@
 """The bounded queue in front of one deployment's replicas, in one gateway worker.
 
 Who waits, and for what: a place at a replica that is there, or a replica that is starting or asleep. Leaving (the
-client went, the deadline passed) is immediate. What goes next is decided by the policies of this room; here they
-are joined, and callers woken.
+client went, the deadline passed) is immediate. What goes next, and where, is decided by the policies of this room; here
+they are joined, and callers woken.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from outpace.scheduling.gangs import GANG_WAIT_S, gang_size
 from outpace.scheduling.lines import WaitingLine, line
-from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
-from outpace.scheduling.routing import ReplicaLoad, pick
+from outpace.scheduling.pace import Pace, Rates, Work, duration_s, wait_s
+from outpace.scheduling.replicas import Replicas
+from outpace.scheduling.retries import RetryBudget
+from outpace.scheduling.routing import ReplicaLoad
 from outpace.scheduling.tickets import Ticket
 from outpace.values.errors import ModelLoading, OutpaceError, Overloaded
 from outpace.values.signals import DeploymentDemand
 from outpace.values.snapshot import DeploymentEntry, ReplicaEntry
+from outpace.values.usage import Usage
 
 MAX_WAITING = 4_096
 # Before control knows better how long a start takes.
 _START_GUESS_S = 2.0
-_MOST_KEYS_SEEN = 256
+# Longer rests of all replicas are not waited for.
+_PATIENCE_WITH_REST_S = 2.0
+# An expectation is off by so much; a request is refused early only when it would be late all the same.
+_SURELY_LATE = 1.5
+# SDKs do not come back after longer waits (openai-python gives up beyond 120 s, older ones beyond 60 s).
+_LONGEST_RETRY_AFTER_S = 60.0
 
 
 class ReplicaQueue:
-    """In-flight counts of one deployment in one gateway worker, and who waits for a place."""
+    """Who waits for a place at a deployment's replicas, and who has one, in one gateway worker."""
 
     def __init__(
-        self, now_s: Callable[[], float], *, order: str = "fair", max_waiting: int = MAX_WAITING
+        self,
+        now_s: Callable[[], float],
+        *,
+        order: str = "fair",
+        max_waiting: int = MAX_WAITING,
+        num_workers: int = 1,
     ) -> None:
         self._now_s = now_s
         self._max_waiting = max_waiting
         self._line: WaitingLine = line(order)
+        self._is_ganged = order == "gang"
         self._waiters: dict[Ticket, asyncio.Future[ReplicaLoad]] = {}
-        self._replicas: dict[str, ReplicaLoad] = {}
-        # Replicas that serve new requests; the others only end what they have.
-        self._current: list[ReplicaLoad] = []
-        self._running: dict[str, int] = {}
-        self._key_seen_s: dict[str, float] = {}
-        self._interactive_seen_s = -EXPECTED_FOR_S
+        self._replicas = Replicas(num_workers)
+        self._pace = Pace()
+        self._retries = RetryBudget()
+        self._look_timer: asyncio.TimerHandle | None = None
         self._ready_since_s: float | None = None
         self._ready_at_s: float | None = None
         self._arrived = 0
@@ -49,7 +62,7 @@ class ReplicaQueue:
     @property
     def in_flight(self) -> int:
         """Requests at the replicas now."""
-        return sum(replica.in_flight for replica in self._replicas.values())
+        return self._replicas.in_flight
 
     @property
     def waiting(self) -> int:
@@ -59,7 +72,21 @@ class ReplicaQueue:
     @property
     def is_ready(self) -> bool:
         """There is a replica to send to."""
-        return bool(self._current)
+        return bool(self._replicas.current)
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that serve new requests."""
+        return len(self._replicas.current)
+
+    def in_flight_at(self, replica_id: str) -> int:
+        """Requests at one replica now."""
+        return self._replicas.in_flight_at(replica_id)
+
+    @property
+    def mean_output_tokens(self) -> float:
+        """What an answer of this deployment takes, as seen so far."""
+        return self._pace.mean_output_tokens
 
     def demand(self) -> DeploymentDemand:
         """What there is to do now, and was since the worker started."""
@@ -69,7 +96,7 @@ class ReplicaQueue:
             waiting=self.waiting,
             running=self.in_flight,
             waiting_tokens=self._waiting_tokens,
-            running_tokens=sum(replica.tokens for replica in self._replicas.values()),
+            running_tokens=self._replicas.tokens,
             arrived=self._arrived,
             arrived_tokens=self._arrived_tokens,
             oldest_wait_s=max(0.0, now_s - oldest_s),
@@ -80,11 +107,11 @@ class ReplicaQueue:
     def update(self, deployment: DeploymentEntry) -> None:
         """Take over a new snapshot's replicas; running requests keep the one they have."""
         now_s = self._now_s()
-        self._current = [self._load_of(entry) for entry in deployment.replicas]
-        kept = {replica.entry.id: replica for replica in self._current}
-        leaving = {name: each for name, each in self._replicas.items() if each.in_flight and name not in kept}
-        self._replicas = {**leaving, **kept}
-        if not self._current:
+        self._replicas.update(deployment)
+        if self._is_ganged:
+            for replica in self._replicas.current:
+                replica.gang_left = replica.gang_left or 0
+        if not self.is_ready:
             self._ready_since_s = None
         elif self._ready_since_s is None:
             self._ready_since_s = now_s
@@ -93,12 +120,10 @@ class ReplicaQueue:
             self.fail_waiting(_why_none(deployment))
         self._admit_waiting()
 
-    def _load_of(self, entry: ReplicaEntry) -> ReplicaLoad:
-        known = self._replicas.get(entry.id)
-        if known is None:
-            return ReplicaLoad(entry, entry.max_in_flight)
-        known.entry, known.limit = entry, entry.max_in_flight
-        return known
+    def see_peers(self, peers: Sequence[DeploymentDemand]) -> None:
+        """What the other workers have to do for this deployment now."""
+        self._replicas.see_peers(peers)
+        self._admit_waiting()
 
     # -- places
 
@@ -106,32 +131,33 @@ class ReplicaQueue:
         """A request has come; `take` or `wait` follow, once for every attempt."""
         self._arrived += 1
         self._arrived_tokens += ticket.tokens
-        if ticket.priority == "interactive":
-            self._interactive_seen_s = ticket.arrived_s
-        seen = self._key_seen_s
-        seen.pop(ticket.key, None)
-        seen[ticket.key] = ticket.arrived_s
-        if len(seen) > _MOST_KEYS_SEEN:
-            del seen[next(iter(seen))]
+        self._replicas.see(ticket)
+        self._retries.request()
+
+    def may_retry(self) -> bool:
+        """Whether one more attempt is affordable; it is then spent."""
+        return self._retries.take()
 
     def take(self, ticket: Ticket) -> ReplicaEntry | None:
         """A place at once, if there is one that nobody waits for; `release` gives it back."""
-        if self._waiters:
+        if self._waiters or self._is_ganged:
             return None
-        replica = self._place_for(ticket)
+        replica = self._replicas.place_for(ticket, self._now_s())
         if replica is None:
             return None
         self._line.passed(ticket)
-        return self._give(replica, ticket)
+        self._give(replica, ticket)
+        return replica.entry
 
     async def wait(self, ticket: Ticket) -> ReplicaEntry:
         """A place when it is this ticket's turn; `release` gives it back.
 
-        Raises Overloaded when the queue is full, and what `expire` or `fail_waiting` say. Cancelling the wait leaves
-        the queue at once.
+        Raises Overloaded when the queue is full, when the deadline cannot be met or every replica is at rest, and what
+        `expire` or `fail_waiting` say. Cancelling the wait leaves the queue at once.
         """
-        if self.waiting >= self._max_waiting:
-            raise Overloaded("Too many requests are waiting for this model; try again.", retry_after_s=2)
+        refusal = self._refusal(ticket)
+        if refusal is not None:
+            raise refusal
         waiter: asyncio.Future[ReplicaLoad] = asyncio.get_running_loop().create_future()
         self._waiters[ticket] = waiter
         self._waiting_tokens += ticket.tokens
@@ -144,26 +170,27 @@ class ReplicaQueue:
                 self._take_back(waiter, ticket)
             raise
 
-    def release(self, replica_id: str, ticket: Ticket, used_tokens: int | None = None) -> None:
-        """The request at `replica_id` ended; `used_tokens` is what it really took, where that is known."""
-        replica = self._replicas.get(replica_id)
-        if replica is not None:
-            replica.in_flight -= 1
-            replica.tokens -= ticket.tokens
-            if not replica.in_flight and replica not in self._current:
-                del self._replicas[replica_id]
-        running = self._running.pop(ticket.key, 1) - 1
-        if running > 0:
-            self._running[ticket.key] = running
-        if used_tokens is not None:
-            self._line.correct(ticket, used_tokens - ticket.tokens)
+    def release(self, replica_id: str, ticket: Ticket, usage: Usage | None = None) -> None:
+        """The request at `replica_id` ended; `usage` is what it really took, where that is known."""
+        self._replicas.release(replica_id, ticket)
+        output_tokens = usage.completion_tokens if usage else 0
+        self._pace.done(self._now_s(), output_tokens, is_idle=not self.in_flight)
+        if usage is not None:
+            self._line.correct(ticket, usage.total_tokens - ticket.tokens)
         if self._waiters:
             self._admit_waiting()
 
-    def avoid(self, replica_id: str, until_s: float) -> None:
-        """Send nothing to a replica that just failed, while another can take it."""
-        if replica_id in self._replicas:
-            self._replicas[replica_id].avoid_until_s = until_s
+    def answered(self, replica_id: str) -> None:
+        """A replica answered, whatever it was."""
+        self._replicas.answered(replica_id)
+
+    def left(self, replica_id: str) -> None:
+        """A request ended before its replica showed anything of itself."""
+        self._replicas.left(replica_id)
+
+    def broke(self, replica_id: str, *, at_connect: bool) -> None:
+        """A replica's connection broke, or could not be made."""
+        self._replicas.broke(replica_id, self._now_s(), at_connect=at_connect)
 
     # -- who leaves without a place
 
@@ -176,14 +203,45 @@ class ReplicaQueue:
         for ticket in list(self._waiters):
             self._refuse(ticket, ModelLoading(reason, retry_after_s=5))
 
+    def expected_wait_s(self, ticket: Ticket) -> float | None:
+        """How long a ticket that is added now would wait for a place; None when no rates are known."""
+        running = Work(output_tokens=float(self._replicas.tokens))
+        return wait_s(self._line.ahead_of(ticket), running, self.in_flight, self._rates())
+
+    def _rates(self) -> Rates:
+        rates = self._replicas.rates()
+        return rates if rates.output_per_s else Rates(None, self._pace.output_per_s)
+
+    def _refusal(self, ticket: Ticket) -> OutpaceError | None:
+        now_s = self._now_s()
+        if self.waiting >= self._max_waiting:
+            return Overloaded("Too many requests are waiting for this model; try again.", retry_after_s=2)
+        if not self.is_ready:
+            return None
+        rest_s = self._replicas.rest_s(now_s)
+        if rest_s is not None and rest_s > _PATIENCE_WITH_REST_S:
+            return Overloaded(
+                f"No replica of this model can be reached; the next try is in {rest_s:.3g} s.",
+                retry_after_s=rest_s,
+            )
+        expected_s, left_s = self.expected_wait_s(ticket), ticket.deadline_s - now_s
+        if expected_s is None or expected_s <= _SURELY_LATE * left_s:
+            return None
+        return Overloaded(
+            f"The expected wait is {expected_s:.3g} s, but the request's deadline is in {left_s:.3g} s; try again "
+            "later, or allow more time.",
+            retry_after_s=min(_LONGEST_RETRY_AFTER_S, max(1.0, expected_s - left_s)),
+        )
+
     def _too_late(self, ticket: Ticket) -> OutpaceError:
         now_s = self._now_s()
         waited_s = now_s - ticket.arrived_s
-        if self._current:
+        if self.is_ready:
+            again_s = duration_s(Work(output_tokens=float(self._waiting_tokens)), self._rates()) or waited_s
             return Overloaded(
                 f"No place became free before the request's deadline, in {waited_s:.3g} s; try again later, or "
                 "allow more time.",
-                retry_after_s=max(1.0, waited_s),
+                retry_after_s=min(_LONGEST_RETRY_AFTER_S, max(1.0, again_s)),
             )
         if self._ready_at_s is None:
             eta_s, expected = _START_GUESS_S, "how long it takes is not known yet"
@@ -212,61 +270,58 @@ class ReplicaQueue:
 
     def _take_back(self, waiter: "asyncio.Future[ReplicaLoad]", ticket: Ticket) -> None:
         if waiter.exception() is None:
+            self.left(waiter.result().entry.id)
             self.release(waiter.result().entry.id, ticket)
 
     # -- who goes next
 
     def _admit_waiting(self) -> None:
-        while self._waiters and self._current:
-            found: list[ReplicaLoad] = []
+        if self._is_ganged:
+            self._form_gangs()
+        found: list[ReplicaLoad] = []
 
-            def may(ticket: Ticket, found: list[ReplicaLoad] = found) -> bool:
-                replica = self._place_for(ticket)
-                if replica is not None:
-                    found.append(replica)
-                return replica is not None
+        def may(ticket: Ticket) -> bool:
+            replica = self._replicas.place_for(ticket, self._now_s(), self.waiting)
+            if replica is not None:
+                found.append(replica)
+            return replica is not None
 
+        while self._waiters and self.is_ready:
             ticket = self._line.next(may)
             if ticket is None:
+                self._look_again()
                 return
             waiter = self._waiters.pop(ticket)
             self._waiting_tokens -= ticket.tokens
-            self._give(found[0], ticket)
-            waiter.set_result(found[0])
+            replica = found.pop()
+            self._give(replica, ticket)
+            waiter.set_result(replica)
 
-    def _place_for(self, ticket: Ticket) -> ReplicaLoad | None:
-        if not self._may_take(ticket):
-            return None
-        return pick(self._current, ticket, self._now_s())
+    def _form_gangs(self) -> None:
+        now_s = self._now_s()
+        oldest_s = min((ticket.arrived_s for ticket in self._waiters), default=now_s)
+        for replica in self._replicas.current:
+            size = gang_size(replica.in_flight, self.waiting, now_s - oldest_s, replica.limit)
+            replica.gang_left = size or replica.gang_left
 
-    def _may_take(self, ticket: Ticket) -> bool:
-        is_batch, runs_already = ticket.priority == "batch", ticket.key in self._running
-        if not is_batch and not runs_already:
-            return True
-        places, free = 0, 0
-        for replica in self._current:
-            if replica.limit is None:
-                return True
-            places += replica.limit
-            free += max(0, replica.limit - replica.in_flight)
-        return may_take(
-            places,
-            free,
-            yields_to_interactive=is_batch and self._now_s() - self._interactive_seen_s < EXPECTED_FOR_S,
-            yields_to_others=runs_already and self._has_others(ticket.key),
-        )
+    def _look_again(self) -> None:
+        """Nobody may go: without an event to wait for, time itself makes the difference."""
+        if self._look_timer is not None:
+            return
+        rest_s = GANG_WAIT_S if self._is_ganged else self._replicas.rest_s(self._now_s())
+        if rest_s is None:
+            return
+        self._look_timer = asyncio.get_running_loop().call_later(rest_s + 0.001, self._looked)
 
-    def _has_others(self, key: str) -> bool:
-        recent_s = self._now_s() - EXPECTED_FOR_S
-        return any(name != key and seen_s > recent_s for name, seen_s in self._key_seen_s.items())
+    def _looked(self) -> None:
+        self._look_timer = None
+        self._admit_waiting()
 
-    def _give(self, replica: ReplicaLoad, ticket: Ticket) -> ReplicaEntry:
-        replica.in_flight += 1
-        replica.tokens += ticket.tokens
-        self._running[ticket.key] = self._running.get(ticket.key, 0) + 1
+    def _give(self, replica: ReplicaLoad, ticket: Ticket) -> None:
+        self._replicas.give(replica, ticket)
+        self._pace.starts(self._now_s())
         if self._ready_since_s is not None and self._ready_since_s > ticket.arrived_s:
             ticket.held_s = self._ready_since_s - ticket.arrived_s
-        return replica.entry
 
 
 def _why_none(deployment: DeploymentEntry) -> str:

@@ -1,15 +1,27 @@
-"""Which replica gets a request: the least outstanding work in tokens. Pure."""
+"""Which replica gets a request: its prefix's home while that is not overloaded, else the least outstanding work. Pure.
 
+Homes are found by rendezvous hashing, so that gateway workers agree without a word; a home that had to be given up for
+the load is remembered by the worker that did.
+"""
+
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 
+from outpace.scheduling.health import Health
 from outpace.scheduling.tickets import Ticket
 from outpace.values.snapshot import ReplicaEntry
+
+# A home may hold this multiple of the mean outstanding work ("consistent hashing with bounded loads", Mirrokni et
+# al. 2016), and one request more for a prefix that lives there already.
+_LOAD_BOUND = 1.25
+_MOST_HOMES = 8_192
 
 
 class ReplicaLoad:
     """One replica as a gateway worker sees it: what it sent there and has not back."""
 
-    __slots__ = ("avoid_until_s", "entry", "in_flight", "limit", "tokens")
+    __slots__ = ("entry", "gang_left", "health", "in_flight", "limit", "tokens")
 
     def __init__(self, entry: ReplicaEntry, limit: int | None) -> None:
         self.entry = entry
@@ -18,33 +30,75 @@ class ReplicaLoad:
         self.in_flight = 0
         # Prompt and output tokens expected of those.
         self.tokens = 0
-        # Until then it gets nothing, unless every other is worse.
-        self.avoid_until_s = 0.0
+        self.health = Health()
+        # Static batching: how many may still join the gang that starts; None: no gangs.
+        self.gang_left: int | None = None
 
-    @property
-    def has_place(self) -> bool:
+    def has_place(self, now_s: float) -> bool:
         """One more may be sent."""
-        return self.limit is None or self.in_flight < self.limit
+        if self.gang_left is not None:
+            return self.gang_left > 0
+        return (self.limit is None or self.in_flight < self.limit) and self.health.is_usable(now_s)
 
 
-def pick(replicas: Sequence[ReplicaLoad], ticket: Ticket, now_s: float) -> ReplicaLoad | None:
-    """The replica with a place that has the least to do; ones in trouble only as a last resort."""
+class Homes:
+    """Where prefixes live whose rendezvous home was too busy; the longest unused are forgotten."""
+
+    def __init__(self) -> None:
+        self._homes: OrderedDict[bytes, str] = OrderedDict()
+
+    def of(self, prefix: bytes) -> str | None:
+        """The replica's id, if it is known."""
+        home = self._homes.get(prefix)
+        if home is not None:
+            self._homes.move_to_end(prefix)
+        return home
+
+    def settle(self, prefix: bytes, replica_id: str) -> None:
+        """The prefix is there now."""
+        self._homes[prefix] = replica_id
+        self._homes.move_to_end(prefix)
+        if len(self._homes) > _MOST_HOMES:
+            self._homes.popitem(last=False)
+
+
+def pick(
+    replicas: Sequence[ReplicaLoad], ticket: Ticket, now_s: float, homes: Homes | None = None
+) -> ReplicaLoad | None:
+    """The replica with a place that should get the ticket; None when all are full, at rest, or cannot serve it."""
     if len(replicas) == 1:
         only = replicas[0]
-        return only if only.has_place and _can_serve(only, ticket) else None
-    free = [replica for replica in replicas if replica.has_place and _can_serve(replica, ticket)]
+        return only if only.has_place(now_s) else None
+    free = [replica for replica in replicas if replica.has_place(now_s)]
+    if len(free) > 1:
+        free = [replica for replica in free if replica.entry.id not in ticket.excluded] or free
     if not free:
         return None
-    return min(
-        free,
-        key=lambda replica: (
-            replica.entry.id in ticket.excluded,
-            replica.avoid_until_s > now_s,
-            replica.tokens,
-            replica.in_flight,
-        ),
-    )
+    if ticket.affinity is not None and homes is not None and len(free) > 1:
+        return _home(replicas, free, ticket, homes)
+    return min(free, key=_work)
 
 
-def _can_serve(replica: ReplicaLoad, ticket: Ticket) -> bool:
-    return ticket.variants is None or replica.entry.variant in ticket.variants
+def _home(
+    replicas: Sequence[ReplicaLoad], free: Sequence[ReplicaLoad], ticket: Ticket, homes: Homes
+) -> ReplicaLoad:
+    assert ticket.affinity is not None
+    prefix = ticket.affinity
+    bound = _LOAD_BOUND * sum(replica.tokens for replica in replicas) / len(replicas)
+    known = homes.of(prefix)
+    for replica in free:
+        if replica.entry.id == known and replica.tokens <= bound + ticket.tokens:
+            return replica
+    ranked = sorted(free, key=lambda replica: _rank(prefix, replica.entry.id), reverse=True)
+    found = next((replica for replica in ranked if replica.tokens <= bound), None)
+    found = found or min(free, key=_work)
+    homes.settle(prefix, found.entry.id)
+    return found
+
+
+def _rank(prefix: bytes, replica_id: str) -> bytes:
+    return hashlib.blake2b(replica_id.encode(), key=prefix, digest_size=8).digest()
+
+
+def _work(replica: ReplicaLoad) -> tuple[int, int]:
+    return replica.tokens, replica.in_flight

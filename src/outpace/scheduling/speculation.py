@@ -20,6 +20,8 @@ ENOUGH_GUESSES = 2_000
 FALLEN = 0.5
 # Older answers fade: each new one weighs this much at least.
 _FADE = 0.02
+# A replica has its method at every load: without a look at this many users nothing is known of a full one.
+MANY_USERS = 16
 # Without two workloads that were measured nothing is known of the other kind of text.
 _LEAST_WORKLOADS = 2
 
@@ -62,6 +64,9 @@ def _judge(points: Sequence[SpeculationPoint], is_switched: bool) -> tuple[float
     """The mean gain (geometric) of a method that may be on, and the words."""
     if len({point.workload for point in points}) < _LEAST_WORKLOADS:
         return None, "only one kind of text was measured"
+    most_users = max(point.users for point in points)
+    if most_users < MANY_USERS and not is_switched:
+        return None, f"measured up to {most_users} at once only"
     best, worst = max(points, key=_gain), min(points, key=_gain)
     if worst.gain < HARMLESS and not is_switched:
         return None, f"{worst.gain:.2f}x on {worst.workload} at {worst.users} at once"

@@ -47,7 +47,7 @@ class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # With `min: 0`: the last replica leaves after this long without a request.
     idle_s: float = 600.0
     # Most replicas that load may start within an hour, however much it flaps.
-    starts_per_hour: int = 60
+    starts_per_hour: int = 120
 
     @property
     def stands_by(self) -> Standby:

@@ -46,7 +46,7 @@ class VariantEntry(msgspec.Struct, frozen=True, kw_only=True):
     # Output tokens/s of one replica by requests at once, ascending; empty: not measured yet.
     speeds: tuple[tuple[int, float], ...] = ()
     prefill_tokens_per_s: float | None = None
-    # Requests at once per replica and gateway worker; more wait in the gateway.
+    # Requests at once per replica, of all gateway workers together; more wait in the gateway.
     in_flight: int | None = None
     speculation: tuple[SpeculationBand, ...] = ()
 

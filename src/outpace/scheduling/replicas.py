@@ -1,0 +1,220 @@
+"""The replicas of one deployment as a gateway worker sees them: places, load, trouble, and which variant serves."""
+
+import math
+from collections.abc import Sequence
+
+from outpace.scheduling.pace import Rates
+from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
+from outpace.scheduling.routing import Homes, ReplicaLoad, pick
+from outpace.scheduling.tickets import Ticket
+from outpace.scheduling.variants import Option, choose, speed_at
+from outpace.values.signals import DeploymentDemand
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
+
+_MOST_KEYS_SEEN = 256
+
+
+class Replicas:
+    """Who may have a place where. Time is an argument."""
+
+    def __init__(self, num_workers: int = 1) -> None:
+        self._num_workers = num_workers
+        self._peers: Sequence[DeploymentDemand] = ()
+        self._variants: dict[str, VariantEntry] = {}
+        self._all: dict[str, ReplicaLoad] = {}
+        # Those that serve new requests; the others only end what they have.
+        self.current: list[ReplicaLoad] = []
+        self._serving: str | None = None
+        self._serving_since_s = 0.0
+        self._homes = Homes()
+        self._running: dict[str, int] = {}
+        self._key_seen_s: dict[str, float] = {}
+        self._interactive_seen_s = -EXPECTED_FOR_S
+
+    # -- what is known
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at the replicas now."""
+        return sum(replica.in_flight for replica in self._all.values())
+
+    @property
+    def tokens(self) -> int:
+        """Expected of those, prompt and output."""
+        return sum(replica.tokens for replica in self._all.values())
+
+    @property
+    def num_elsewhere(self) -> int:
+        """Requests that other workers have of this deployment, as last heard."""
+        return sum(peer.running + peer.waiting for peer in self._peers)
+
+    def in_flight_at(self, replica_id: str) -> int:
+        """Requests at one replica now."""
+        replica = self._all.get(replica_id)
+        return replica.in_flight if replica is not None else 0
+
+    def rates(self) -> Rates:
+        """What the profile promises of the variant that serves, all replicas busy; of this worker's share of them."""
+        only = next(iter(self._variants)) if len(self._variants) == 1 else None
+        variant = self._variants.get(self._serving or only or "")
+        if variant is None or not variant.speeds:
+            return Rates(None, None)
+        own = [replica for replica in self.current if replica.entry.variant == variant.id]
+        users = max((replica.limit or 1) for replica in own) if own else 1
+        share = len(own) * self._own_share()
+        prefill = variant.prefill_tokens_per_s
+        return Rates(prefill and prefill * share, speed_at(variant.speeds, users) * share)
+
+    def rest_s(self, now_s: float) -> float | None:
+        """Until a replica may be tried again, when all of them are at rest; None when one is usable."""
+        if not self.current or any(replica.health.is_usable(now_s) for replica in self.current):
+            return None
+        return max(0.0, min(replica.health.rests_until_s for replica in self.current) - now_s)
+
+    # -- what changes
+
+    def update(self, deployment: DeploymentEntry) -> None:
+        """Take over a new snapshot's replicas; running requests keep the one they have."""
+        self._variants = {variant.id: variant for variant in deployment.variants}
+        self.current = [self._load_of(entry) for entry in deployment.replicas]
+        kept = {replica.entry.id: replica for replica in self.current}
+        leaving = {name: each for name, each in self._all.items() if each.in_flight and name not in kept}
+        self._all = {**leaving, **kept}
+        self._share_limits()
+
+    def see_peers(self, peers: Sequence[DeploymentDemand]) -> None:
+        """What the other workers have to do now."""
+        self._peers = peers
+        self._share_limits()
+
+    def see(self, ticket: Ticket) -> None:
+        """A request has come."""
+        if ticket.priority == "interactive":
+            self._interactive_seen_s = ticket.arrived_s
+        seen = self._key_seen_s
+        seen.pop(ticket.key, None)
+        seen[ticket.key] = ticket.arrived_s
+        if len(seen) > _MOST_KEYS_SEEN:
+            del seen[next(iter(seen))]
+
+    # -- places
+
+    def place_for(self, ticket: Ticket, now_s: float, num_waiting: int = 0) -> ReplicaLoad | None:
+        """Where the ticket may go now; None: nowhere yet."""
+        if not self._may_take(ticket, now_s):
+            return None
+        able: Sequence[ReplicaLoad] = self.current
+        if ticket.variants is not None:
+            able = [replica for replica in able if replica.entry.variant in ticket.variants]
+        if len(self._variants) > 1:
+            able = self._of_best_variant(able, now_s, num_waiting)
+        return pick(able, ticket, now_s, self._homes)
+
+    def give(self, replica: ReplicaLoad, ticket: Ticket) -> None:
+        """The ticket goes there."""
+        replica.in_flight += 1
+        replica.tokens += ticket.tokens
+        if replica.gang_left is not None:
+            replica.gang_left -= 1
+        replica.health.sent()
+        self._running[ticket.key] = self._running.get(ticket.key, 0) + 1
+
+    def release(self, replica_id: str, ticket: Ticket) -> None:
+        """The ticket's request there ended."""
+        running = self._running.pop(ticket.key, 1) - 1
+        if running > 0:
+            self._running[ticket.key] = running
+        replica = self._all.get(replica_id)
+        if replica is None:
+            return
+        replica.in_flight -= 1
+        replica.tokens -= ticket.tokens
+        if not replica.in_flight and replica not in self.current:
+            del self._all[replica_id]
+
+    def answered(self, replica_id: str) -> None:
+        """A replica answered, whatever it was."""
+        if replica_id in self._all:
+            self._all[replica_id].health.answered()
+
+    def left(self, replica_id: str) -> None:
+        """A request ended before its replica showed anything."""
+        if replica_id in self._all:
+            self._all[replica_id].health.left()
+
+    def broke(self, replica_id: str, now_s: float, *, at_connect: bool) -> None:
+        """A replica's connection broke."""
+        if replica_id in self._all:
+            self._all[replica_id].health.broke(now_s, at_connect=at_connect)
+
+    # -- inside
+
+    def _load_of(self, entry: ReplicaEntry) -> ReplicaLoad:
+        known = self._all.get(entry.id)
+        # The same name at another address is another process: its trouble is its own.
+        if known is None or known.entry.address != entry.address:
+            return ReplicaLoad(entry, self._limit_of(entry))
+        known.entry, known.limit = entry, self._limit_of(entry)
+        return known
+
+    def _limit_of(self, entry: ReplicaEntry) -> int | None:
+        variant = self._variants.get(entry.variant)
+        if variant is not None and variant.in_flight is not None:
+            return math.ceil(variant.in_flight / self._num_workers)
+        return entry.max_in_flight
+
+    def _share_limits(self) -> None:
+        """Each worker has its share of a replica's places, and what the others do not use of theirs."""
+        num_replicas = len(self.current)
+        for replica in self.current:
+            share = self._limit_of(replica.entry)
+            if share is None:
+                continue
+            unused = (self._num_workers - 1) * share * num_replicas - self.num_elsewhere
+            replica.limit = share + max(0, unused) // num_replicas
+
+    def _own_share(self) -> float:
+        own = self.in_flight or 1
+        return own / (own + self.num_elsewhere)
+
+    def _of_best_variant(
+        self, able: Sequence[ReplicaLoad], now_s: float, num_waiting: int
+    ) -> Sequence[ReplicaLoad]:
+        usable = [replica for replica in able if replica.health.is_usable(now_s)]
+        counts: dict[str, int] = {}
+        for replica in usable:
+            counts[replica.entry.variant] = counts.get(replica.entry.variant, 0) + 1
+        options = [
+            Option(name, counts[name], variant.speeds)
+            for name, variant in self._variants.items()
+            if name in counts
+        ]
+        users = 1 + self.in_flight + num_waiting + self.num_elsewhere
+        chosen = choose(options, users, self._serving, now_s - self._serving_since_s)
+        if chosen is None:
+            return able
+        if chosen != self._serving and len(usable) == len(self.current):
+            # A request that only some variants can serve tells nothing about the others.
+            self._serving, self._serving_since_s = chosen, now_s
+        return [replica for replica in usable if replica.entry.variant == chosen]
+
+    def _may_take(self, ticket: Ticket, now_s: float) -> bool:
+        is_batch, runs_already = ticket.priority == "batch", ticket.key in self._running
+        if not is_batch and not runs_already:
+            return True
+        places, free = 0, 0
+        for replica in self.current:
+            if replica.limit is None or replica.gang_left is not None:
+                return True
+            places += replica.limit
+            free += max(0, replica.limit - replica.in_flight)
+        return may_take(
+            places,
+            free,
+            yields_to_interactive=is_batch and now_s - self._interactive_seen_s < EXPECTED_FOR_S,
+            yields_to_others=runs_already and self._has_others(ticket.key, now_s),
+        )
+
+    def _has_others(self, key: str, now_s: float) -> bool:
+        recent_s = now_s - EXPECTED_FOR_S
+        return any(name != key and seen_s > recent_s for name, seen_s in self._key_seen_s.items())

@@ -1,0 +1,238 @@
+"""Streams that go on at another replica: what may move, the stitches, and a real engine killed in mid-stream."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.gateway.platform import SECRET, Platform, platform
+from tests.weights import smollm2_gguf  # noqa: F401  # a fixture
+
+from outpace.engines.registry import engine
+from outpace.gateway.moving import FollowingReader, Transcript, can_move, ending, tokens_left
+from outpace.gateway.openai.parse import parse_chat, parse_completion
+from outpace.values.deployment import LaunchOrder
+from outpace.values.snapshot import ReplicaEntry
+from outpace.values.usage import Usage
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+
+
+def chat(**fields: Any) -> Any:
+    return parse_chat(json.dumps({**CHAT, **fields}).encode())
+
+
+def event(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    known = {"id": "a", "created": 1, "model": "m", "object": "chat.completion.chunk", "choices": [choice]}
+    return b"data: " + json.dumps(known | fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+def schema() -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "may"),
+    [
+        ({}, True),
+        ({"temperature": 0}, True),
+        ({"seed": 1}, True),
+        ({"response_format": {"type": "text"}}, True),
+        ({"stream": False}, False),
+        ({"n": 2}, False),
+        ({"logprobs": True}, False),
+        ({"response_format": schema()}, False),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, False),
+    ],
+)
+def test_plain_streams_of_one_choice_may_move(fields: dict[str, Any], may: bool) -> None:
+    assert can_move(chat(**fields)) is may
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "may"),
+    [
+        ("a", {}, True),
+        ([1, 2], {}, True),
+        (["a", "b"], {}, False),
+        ("a", {"echo": True}, False),
+        ("a", {"logprobs": 1}, False),
+    ],
+)
+def test_so_may_completions_of_one_prompt(prompt: Any, fields: dict[str, Any], may: bool) -> None:
+    body = {"model": "m", "prompt": prompt, "stream": True, **fields}
+    assert can_move(parse_completion(json.dumps(body).encode())) is may
+
+
+class Answering:
+    """A reader that passes on what it is fed."""
+
+    usage = Usage(prompt_tokens=9, completion_tokens=2, cached_tokens=8)
+    finish_reason: str | None = "stop"
+    is_complete = True
+
+    def started(self, status: int, headers: Mapping[bytes, bytes]) -> None: ...
+
+    def feed(self, piece: bytes) -> bytes:
+        return piece
+
+    def finished(self) -> bytes:
+        return b""
+
+
+def transcript(*outs: bytes) -> Transcript:
+    made = Transcript()
+    for out in outs:
+        made.add(out)
+    return made
+
+
+def test_the_transcript_is_the_text_as_it_was_sent() -> None:
+    made = transcript(
+        event({"role": "assistant", "content": ""}),
+        event({"content": 'a "quoted"\n'}) + event({"content": "\u00e9\U0001f600"}),
+        event({"content": ' "content":"no'}),
+    )
+    assert made.text == 'a "quoted"\n\u00e9\U0001f600 "content":"no'
+    assert made.is_whole
+    assert not transcript(event({"reasoning_content": "hm"})).is_whole
+
+
+def test_the_second_answer_follows_under_the_first_one_s_name() -> None:
+    reader = FollowingReader(
+        Answering(), transcript(event({"role": "assistant", "content": "a"})), Usage(5, 3, 1)
+    )
+    second: dict[str, Any] = {"id": "b", "created": 2}
+    piece = b"".join(
+        [
+            event({"role": "assistant", "content": None}, **second),
+            event({"content": " b"}, **second),
+            event({}, "stop", **second),
+            event({}, choices=[], usage={"prompt_tokens": 9}, **second),
+            b"data: [DONE]\n\n",
+        ]
+    )
+    *events, last, end = reader.feed(piece).split(b"\n\n")
+    assert end == b""
+    assert last == b"data: [DONE]"
+    seen = [json.loads(each.removeprefix(b"data: ")) for each in events]
+    assert {(each["id"], each["created"]) for each in seen} == {("a", 1)}
+    assert [each["choices"][0]["delta"] for each in seen if each["choices"]] == [{"content": " b"}, {}]
+    assert seen[-1]["usage"]["prompt_tokens"] == 5
+    assert seen[-1]["usage"]["completion_tokens"] == reader.usage.completion_tokens == 5
+    assert reader.usage.cached_tokens == 1
+
+
+def test_a_stream_that_lacked_only_its_end_gets_it_without_an_engine() -> None:
+    request = chat(max_tokens=3, stream_options={"include_usage": True})
+    assert tokens_left(request, 3) == 0
+    said = transcript(event({"content": "a"}))
+    raw = ending(request, said, Usage(5, 3), None)
+    finish, usage, done, _ = raw.split(b"\n\n")
+    assert json.loads(finish[6:])["choices"][0]["finish_reason"] == "length"
+    assert json.loads(usage[6:])["usage"]["completion_tokens"] == 3
+    assert done == b"data: [DONE]"
+    assert b"finish_reason" not in ending(chat(), said, Usage(5, 3), "stop")
+
+
+# -- a real engine
+
+
+@pytest.fixture
+async def two(tmp_path: Path, smollm2_gguf: Path) -> AsyncIterator[Platform]:  # noqa: F811
+    """Two llama.cpp replicas of one model behind a worker."""
+    with platform(tmp_path) as made:
+        made.add_key()
+        replicas = [start_llama(made, name, smollm2_gguf) for name in ("one", "two")]
+        made.deploy("m", [], engine="llamacpp", replicas=tuple(replicas), context_tokens=2_048)
+        made.publish()
+        made.start_worker()
+        async with asyncio.timeout(60):
+            while not all(Path(each.address.removeprefix("unix:")).exists() for each in replicas):
+                await asyncio.sleep(0.05)
+        await wait_until_answering(made)
+        yield made
+
+
+def start_llama(made: Platform, name: str, gguf: Path) -> ReplicaEntry:
+    order = LaunchOrder(
+        replica_id=name, deployment="m", model="m", artifact_path=str(gguf), tasks=("chat", "completions"),
+        context_tokens=2_048, parallel=2, threads=1, socket_dir=str(made.home.sockets), token="t" * 32,
+    )  # fmt: skip
+    launch = engine("llamacpp").launch(order)
+    # Not among `engines`: those are asked for echo's statistics.
+    made.workers.append(subprocess.Popen(launch.argv, env={**os.environ, **launch.env}))
+    return ReplicaEntry(id=name, address=launch.address, token=launch.token)
+
+
+async def wait_until_answering(made: Platform) -> None:
+    async with asyncio.timeout(60), aiohttp.ClientSession() as client:
+        while True:
+            try:
+                status, _ = await ask(made, client, max_tokens=1)
+            except aiohttp.ClientError:
+                status = 0
+            if status == 200:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def ask(
+    made: Platform, client: aiohttp.ClientSession, *, kills: str | None = None, **fields: Any
+) -> tuple[int, list[dict[str, Any]]]:
+    """The events of one stream; `kills` is a replica that ends after some of them."""
+    body = {
+        "model": "m", "temperature": 0, "max_tokens": 48, "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [{"role": "user", "content": "Tell me about the sea."}],
+    }  # fmt: skip
+    headers = {"authorization": f"Bearer {SECRET}"}
+    events: list[dict[str, Any]] = []
+    url = made.url + "/v1/chat/completions"
+    async with client.post(url, json=body | fields, headers=headers) as answer:
+        async for line in answer.content:
+            if line.startswith(b"data: {"):
+                events.append(json.loads(line[6:]))
+            if kills and len(events) == 12:
+                kill(made, kills)
+                kills = None
+        return answer.status, events
+
+
+def kill(made: Platform, replica: str) -> None:
+    (process,) = [
+        each for each in made.workers if f'"{replica}.' in str(each.args) or f"/{replica}." in str(each.args)
+    ]
+    process.kill()
+    process.wait()
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    return "".join(c["delta"].get("content") or "" for each in events for c in each.get("choices", ()))
+
+
+async def test_a_stream_goes_on_when_its_replica_is_killed(two: Platform) -> None:
+    async with aiohttp.ClientSession() as client:
+        status, undisturbed = await ask(two, client)
+        assert status == 200
+        settled = await two.settled(2)
+        # The same conversation has the same home.
+        status, events = await ask(two, client, kills=settled[-1].replica)
+        receipt = (await two.settled(len(settled) + 1))[-1]
+    assert status == 200
+    assert text_of(events) == text_of(undisturbed)
+    assert events[-1]["usage"] == undisturbed[-1]["usage"] | {
+        "prompt_tokens_details": events[-1]["usage"]["prompt_tokens_details"]
+    }
+    assert len({each["id"] for each in events}) == 1
+    assert [each["choices"][0]["finish_reason"] for each in events if each["choices"]].count("length") == 1
+    assert receipt.usage.completion_tokens == 48
+    assert (receipt.outcome, receipt.attempts) == ("completed", 2)
+    assert receipt.serving is not None
+    assert receipt.serving.moves == 1
