@@ -11,6 +11,7 @@ BENCHES: dict[str, str] = {
     "layers": "outpace.cli.bench_layers",
     "load": "outpace.cli.bench_load",
     "planner": "outpace.cli.bench_planner",
+    "scheduling": "outpace.cli.bench_scheduling",
     "speculation": "outpace.cli.bench_speculation",
     "tasks": "outpace.cli.bench_tasks",
 }

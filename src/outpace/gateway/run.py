@@ -424,9 +424,10 @@ class Run:
         is_on = gate is not None and gate.speculate
         if ticket.priority == "interactive" and not (ticket.held_s or self._moves or is_on):
             return self._serving
+        serving = self._serving or Serving()
         return msgspec.structs.replace(
-            self._serving or Serving(),
-            speculation=self._speculation() if is_on else None,
+            serving,
+            speculation=self._speculation() if is_on else serving.speculation,
             priority=ticket.priority,
             held_s=round(ticket.held_s, 6),
             moves=self._moves,

@@ -1,0 +1,195 @@
+"""`outpace bench batching`, `fairness`, `routing`: what each policy of the scheduler is worth on this machine."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outpace.cli.bench_options import RoundsOption
+from outpace.cli.options import HomeOption, JsonOption, home_at
+from outpace.cli.show import as_json, table
+from outpace.cli.weights import fetch_weights
+
+if TYPE_CHECKING:
+    from outpace.lab.replica import LabReplica
+    from outpace.lab.scheduled import Scheduled
+    from outpace.values.home import Home
+
+_CONTEXT_TOKENS = 2_048
+_SMALL_ASKS = 20
+ModelOption = Annotated[str, typer.Option("--model", help="Catalogue id, or path of a GGUF.")]
+PlacesOption = Annotated[int, typer.Option("--places", min=2, max=64, help="Requests at once per replica.")]
+_MODEL = "smollm2-135m-instruct"
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands."""
+    group.command("batching", epilog="Example: outpace bench batching --places 8")(batching)
+    group.command("fairness", epilog="Example: outpace bench fairness --places 8")(fairness)
+    group.command("routing", epilog="Example: outpace bench routing --conversations 24")(routing)
+
+
+def batching(
+    model: ModelOption = _MODEL,
+    places: PlacesOption = 8,
+    rounds: RoundsOption = 3,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Continuous against static batching: the same requests, the same engine, in turns."""
+    rows = asyncio.run(_batching(_place(home, model, is_quiet=json), model, places, rounds))
+    _tell(rows, ["workload", "static tok/s>", "continuous tok/s>", "factor>"], is_json=json)
+
+
+def fairness(
+    model: ModelOption = _MODEL, places: PlacesOption = 8, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """One key floods with 64 long requests at once; how long does another one wait that asks one at a time?
+
+    `allowed` is twice the unloaded value and one decode step of the batch.
+    """
+    rows = asyncio.run(_fairness(_place(home, model, is_quiet=json), model, places))
+    columns = ["line", "TTFT p50 ms>", "TTFT p95 ms>", "flood step ms>", "allowed p95 ms>"]
+    _tell(rows, columns, is_json=json)
+
+
+def routing(
+    model: ModelOption = _MODEL,
+    places: PlacesOption = 4,
+    conversations: Annotated[int, typer.Option("--conversations", min=2, max=512)] = 24,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Conversations of several turns over one replica and over two: how much of the cache is found again?
+
+    Users are as many as the replicas have places; imbalance is the busiest replica's work over the mean.
+    """
+    rows = asyncio.run(_routing(_place(home, model, is_quiet=json), model, places, conversations))
+    _tell(rows, ["replicas", "cached tokens>", "of the prompt>", "imbalance>", "tok/s>"], is_json=json)
+
+
+async def _batching(home: "Home", model: str, places: int, rounds: int) -> list[dict[str, Any]]:
+    from statistics import median
+
+    from outpace.lab.workload import conversations, named
+
+    rows = []
+    async with AsyncExitStack() as stack:
+        replicas = await _replicas(stack, home, model, places, 1)
+        for name in ("high-variance", "uniform"):
+            found: dict[str, list[float]] = {"gang": [], "fair": []}
+            for number in range(rounds):
+                for order in sorted(found, reverse=bool(number % 2)):
+                    scheduled = await stack.enter_async_context(_scheduled(replicas, model, places, order))
+                    asked = conversations(named(name), places * 4, seed=number + 1)
+                    figures = await scheduled.closed(asked, places * 2)
+                    found[order].append(figures.output_tokens_per_s)
+            factors = [fair / gang for fair, gang in zip(found["fair"], found["gang"], strict=True)]
+            rows.append(
+                {
+                    "workload": name,
+                    "static tok/s": round(median(found["gang"]), 1),
+                    "continuous tok/s": round(median(found["fair"]), 1),
+                    "factor": round(median(factors), 2),
+                }
+            )
+    return rows
+
+
+async def _fairness(home: "Home", model: str, places: int) -> list[dict[str, Any]]:
+    from outpace.lab.scheduled import small_key
+    from outpace.lab.workload import conversations, named
+    from outpace.values.clock import SystemClock
+
+    rows: list[dict[str, Any]] = []
+    asked = conversations(named("long-prompt"), _SMALL_ASKS * 3)
+    prompts = [each.turns[0].text for each in asked]
+    async with AsyncExitStack() as stack:
+        replicas = await _replicas(stack, home, model, places, 1)
+        for number, (line, order) in enumerate(
+            (("unloaded", "fair"), ("fair, flooded", "fair"), ("fifo, flooded", "fifo"))
+        ):
+            scheduled = await stack.enter_async_context(_scheduled(replicas, model, places, order))
+            own = prompts[number * _SMALL_ASKS : (number + 1) * _SMALL_ASKS]
+            seen = await small_key(
+                scheduled, own[: 4 if order == "fifo" else None], SystemClock(), flooded=bool(number)
+            )
+            unloaded_ms = rows[0]["TTFT p95 ms"] if rows else None
+            rows.append(
+                {
+                    "line": line,
+                    "TTFT p50 ms": round(seen.ttft_p50_ms),
+                    "TTFT p95 ms": round(seen.ttft_p95_ms),
+                    "flood step ms": round(seen.flood_step_ms) if number else None,
+                    "allowed p95 ms": round(2 * unloaded_ms + seen.flood_step_ms) if unloaded_ms else None,
+                }
+            )
+    return rows
+
+
+async def _routing(home: "Home", model: str, places: int, count: int) -> list[dict[str, Any]]:
+    from outpace.lab.workload import conversations, named
+
+    rows = []
+    asked = conversations(named("multi-turn"), count)
+    for num_replicas in (1, 2):
+        async with AsyncExitStack() as stack:
+            replicas = await _replicas(stack, home, model, places, num_replicas)
+            scheduled = await stack.enter_async_context(_scheduled(replicas, model, places, "fair"))
+            figures = await scheduled.closed(asked, places * num_replicas)
+            rows.append(
+                {
+                    "replicas": num_replicas,
+                    "cached tokens": figures.cached_tokens,
+                    "of the prompt": f"{figures.cached_tokens / max(1, figures.prompt_tokens):.1%}",
+                    "imbalance": round(scheduled.imbalance, 2),
+                    "tok/s": round(figures.output_tokens_per_s, 1),
+                }
+            )
+    return rows
+
+
+async def _replicas(
+    stack: AsyncExitStack, home: "Home", model: str, places: int, count: int
+) -> "list[LabReplica]":
+    from outpace.engines.registry import engine
+    from outpace.hardware.machine import usable_cores
+    from outpace.lab.replica import LabVariant, running
+    from outpace.lab.speculating import variant_here
+    from outpace.values.clock import SystemClock
+
+    here = variant_here(home, model, usable_cores())
+    variant = LabVariant(
+        model=here.model,
+        artifact_path=Path(here.artifact_path),
+        context_tokens=_CONTEXT_TOKENS,
+        parallel=places,
+        threads=max(1, here.threads // count),
+    )
+    clock = SystemClock()
+    return [
+        await stack.enter_async_context(running(engine(here.engine), variant, clock)) for _ in range(count)
+    ]
+
+
+def _scheduled(replicas: "list[LabReplica]", model: str, places: int, order: str) -> "Scheduled":
+    from outpace.lab.scheduled import Scheduled
+    from outpace.values.clock import SystemClock
+
+    return Scheduled(replicas, model, places, order, SystemClock())
+
+
+def _place(home: "Path | None", model: str, *, is_quiet: bool) -> "Home":
+    place = home_at(home)
+    place.make()
+    fetch_weights(place, model, is_quiet=is_quiet)
+    return place
+
+
+def _tell(rows: list[dict[str, Any]], columns: list[str], *, is_json: bool) -> None:
+    if is_json:
+        as_json(rows)
+        return
+    table(columns, [tuple(row.values()) for row in rows])
