@@ -151,6 +151,20 @@ async def test_a_place_given_to_a_caller_who_left_is_passed_on() -> None:
     assert rig.take() == "a"
 
 
+async def test_a_caller_cancelled_in_the_moment_of_a_release_gets_no_place() -> None:
+    rig = Rig(replica("a"))
+    held = rig.ticket()
+    rig.queue.take(held)
+    _, gone = await rig.waiting()
+    _, stays = await rig.waiting()
+    gone.cancel()  # it has not run yet ...
+    rig.queue.release("a", held)  # ... when the place becomes free
+    assert (await stays).id == "a"
+    assert (rig.queue.in_flight, rig.queue.waiting, rig.queue.demand().waiting_tokens) == (1, 0, 0)
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
 async def test_a_full_queue_refuses() -> None:
     rig = Rig(replica("a"), max_waiting=1)
     rig.take()

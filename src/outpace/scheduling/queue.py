@@ -294,6 +294,10 @@ class ReplicaQueue:
             waiter = self._waiters.pop(ticket)
             self._waiting_tokens -= ticket.tokens
             replica = found.pop()
+            if waiter.done():
+                # Its caller was cancelled in this very turn of the loop, and has not run since.
+                self._line.correct(ticket, -ticket.tokens)
+                continue
             self._give(replica, ticket)
             waiter.set_result(replica)
 
