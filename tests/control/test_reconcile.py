@@ -420,14 +420,19 @@ async def test_a_restarted_control_leaves_sleepers_asleep_and_runners_running(ho
     async with rig_in(home) as rig:
         async with rig:
             rig.reconciler.want(wanted(bounds=Replicas(min=0)))
-            rig.reconciler.want(wanted("other", bounds=Replicas(min=0)), at_least=0)
+            rig.reconciler.want(wanted("other", bounds=Replicas(min=0)))
             await rig.until_shown("chat@1")
+            await rig.until_shown("other@1", name="other")
+            rig.reconciler.sleep("other")
+            await rig.until(lambda: list(rig.lives) == ["chat@1"])
             pid = rig.lives["chat@1"].pid
         again = Rig(home, parts_in(home))
         again.reconciler.want(wanted(bounds=Replicas(min=0)), at_least=0)
         again.reconciler.want(wanted("other", bounds=Replicas(min=0)), at_least=0)
         async with again:
             await again.until(lambda: _entry_state(again, "other") == "sleeping" and bool(again.lives))
+            # How long its start took is known from before.
+            assert (again.snapshot().deployments["other"].ready_in_s or 0.0) > 0.0
             assert again.shown() == ["chat@1"]
             assert [life.pid for life in again.lives.values()] == [pid]
 
@@ -463,3 +468,13 @@ async def test_the_longest_unused_sleeper_makes_room_and_what_never_fits_says_so
         await rig.until(lambda: _entry_state(rig, "first") == "failed")
         assert "chat, third hold the rest" in (rig.snapshot().deployments["first"].reason or "")
         assert rig.failures == []
+
+
+async def test_a_failed_start_of_a_further_replica_leaves_those_that_serve(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted(bounds=Replicas(min=0, max=2)))
+        await rig.until_shown("chat@1")
+        further = msgspec.structs.replace(rig.lives["chat@1"], id="chat@2", state="starting")
+        rig.reconciler.replica_failed(further, "no port", 0.1)
+        assert rig.reconciler.scaler["chat"].desired == 1
+        assert rig.shown() == ["chat@1"]

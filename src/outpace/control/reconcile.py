@@ -80,6 +80,8 @@ class Reconciler:
             self.served[name].want(wanted)
         else:
             self.served[name] = Served(wanted, self._parts, self._wake.set)
+            for bill in self.replicas.history.of(name):
+                self.served[name].remember_load(bill.total_s)
         self._wake.set()
 
     def unwant(self, name: str) -> None:

@@ -142,6 +142,10 @@ class Served:
     def came_up(self, load_s: float) -> None:
         """A replica is ready."""
         self.problem = None
+        self.remember_load(load_s)
+
+    def remember_load(self, load_s: float) -> None:
+        """A start took so long; also one that an earlier control saw."""
         self._loads_s.append(load_s)
 
     @property
