@@ -124,7 +124,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         clock=clock,
         credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
         pool=supervisor if settings.ray is None else OnRay(home, clock),
-        memory_bytes=memory_bytes(),
+        memory_bytes=memory_bytes() if settings.ray is None else None,
         programs=programs,
         engine=functools.cache(engine),
         resolve=models.resolve,
