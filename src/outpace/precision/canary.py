@@ -13,6 +13,8 @@ _TOLERANCE_NATS = 0.15
 # Two tokens that were this close may change places by rounding.
 _TIE_NATS = 0.1
 _MOST_MISSES = 0
+# Positions of each answer that are asked again: every start waits for them, and what is broken shows at once.
+_CHECKED_TOKENS = 4
 
 _PROMPTS = (
     "What is the capital of France?",
@@ -76,7 +78,9 @@ async def check(scorer: Scorer, canary: Canary) -> CanaryOutcome:
         expected = recorded.get(item.id)
         if expected is None:
             continue
-        miss = compare_steps(item.id, expected.steps, await scorer.follow(item, expected.tokens))
+        steps = expected.steps[:_CHECKED_TOKENS]
+        seen = await scorer.follow(item, tuple(step.token for step in steps))
+        miss = compare_steps(item.id, steps, seen)
         if miss is not None:
             misses.append(miss)
         if len(misses) > _MOST_MISSES:

@@ -144,7 +144,8 @@ def _safe(options: Sequence[Option]) -> Option:
 
 
 def _reason(best: Option, safe: Option, faster: Sequence[Option]) -> str:
-    speed = f"{best.output_tokens_per_s:.0f} tok/s per processor, {best.speed_basis}"
+    rate = best.output_tokens_per_s
+    speed = f"{rate:.0f} tok/s per processor, {best.speed_basis}" if rate else "speeds are not measured yet"
     if best is not safe and best.verdict is not None:
         gain = best.output_tokens_per_s / safe.output_tokens_per_s
         return f"{best.verdict.summary}; {speed}, {gain:.2f}x {safe.precision}"
