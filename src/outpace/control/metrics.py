@@ -55,6 +55,18 @@ class Metrics:
         self._failures = Counter(
             "outpace_replica_failures", "Replicas that ended unasked.", ("deployment",), registry=registry
         )
+        self._moves = Counter(
+            "outpace_moved_streams",
+            "Times that a stream went on at another replica.",
+            ("deployment",),
+            registry=registry,
+        )
+        self._held = Counter(
+            "outpace_held_requests",
+            "Requests that waited for a model that was not there.",
+            ("deployment",),
+            registry=registry,
+        )
         self._ttft = Histogram(
             "outpace_ttft_seconds",
             "To the first byte of an answer.",
@@ -108,6 +120,9 @@ class Metrics:
             self._tokens.labels(*by_deployment, kind).inc(tokens)
         self._cost.labels(reserved.deployment).inc((settled.cost_pusd or 0) / PUSD_PER_USD)
         self._duration.labels(*by_deployment).observe(settled.duration_s)
+        if settled.serving is not None:
+            self._moves.labels(reserved.deployment).inc(settled.serving.moves)
+            self._held.labels(reserved.deployment).inc(settled.serving.held_s > 0)
         if settled.ttft_s is not None:
             self._ttft.labels(*by_deployment).observe(settled.ttft_s)
         if settled.queue_s is not None:
