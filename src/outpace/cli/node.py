@@ -37,7 +37,7 @@ def join(
         typer.Option("--own-address", help="This machine's address for the others.  [default: found]"),
     ] = None,
     cpus: Annotated[
-        float | None,
+        int | None,
         typer.Option(min=0, help="Processors to offer; 0 for a machine that only serves the doors."),
     ] = None,
     devices: Annotated[

@@ -32,7 +32,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     # The head's port; only for the head.
     port: int = 6379
     own_address: str | None = None
-    cpus: float | None = None
+    cpus: int | None = None
     devices: int | None = None
     accelerator: str | None = None
     labels: Mapping[str, str] = {}
