@@ -240,7 +240,7 @@ class Models:
             if spec.speculation != "auto":
                 speculation_settings(resolved.engine, spec.speculation, "")
             return resolved
-        tuned = self._profiled.tune(spec.speculation, _variant_of(spec, resolved))
+        tuned = self._profiled.tune(spec.speculation, _variant_of(spec, resolved, self._artifacts))
         return msgspec.structs.replace(
             resolved,
             engine_settings={**resolved.engine_settings, **tuned.settings},
@@ -260,7 +260,7 @@ class Models:
         resolved = self.resolve(spec)
         if resolved.artifact_path is None:
             raise InvalidInput("deployment", f"{spec.name} has no weights here that could be measured")
-        return _variant_of(spec, resolved)
+        return _variant_of(spec, resolved, self._artifacts)
 
     def _with_choice(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With the artifact that layer two takes: the fastest proven one, or the one asked for by name."""
@@ -357,7 +357,7 @@ class Models:
         )
 
 
-def _variant_of(spec: DeploymentSpec, resolved: "Resolved") -> "Variant":
+def _variant_of(spec: DeploymentSpec, resolved: "Resolved", artifacts: Path) -> "Variant":
     from outpace.lab.profiled import Variant
 
     return Variant(
@@ -368,6 +368,7 @@ def _variant_of(spec: DeploymentSpec, resolved: "Resolved") -> "Variant":
         threads=resolved.threads,
         settings={**spec.engine_settings, **resolved.engine_settings},
         is_text=bool({"chat", "completions"} & set(resolved.tasks)),
+        artifacts_dir=str(artifacts),
     )
 
 

@@ -54,14 +54,14 @@ def test_auto_is_off_until_a_profile_shows_that_it_wins(rig: Rig) -> None:
     rig.keep(code=2.0, chat=1.0)
     after = rig.profiled.tune("auto", rig.variant)
     assert after.method == "ngram"
-    assert after.settings == {"speculation": "ngram_simple"}
+    assert after.settings == {"speculation": "ngram_mod"}
     rig.keep(code=2.0, chat=0.8)
     assert rig.profiled.tune("auto", rig.variant).method is None
 
 
 def test_a_name_is_taken_without_a_profile(rig: Rig) -> None:
-    tuned = rig.profiled.tune("ngram-mod", rig.variant)
-    assert tuned.settings == {"speculation": "ngram_mod"}
+    tuned = rig.profiled.tune("ngram-simple", rig.variant)
+    assert tuned.settings == {"speculation": "ngram_simple"}
     assert rig.profiled.tune("off", rig.variant).method is None
 
 

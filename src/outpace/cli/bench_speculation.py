@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from outpace.lab.speculating import Trial
     from outpace.values.home import Home
 
-_EXAMPLE = "Example: outpace bench speculation --methods ngram,ngram-mod --users 1,8,32"
+_EXAMPLE = "Example: outpace bench speculation --methods ngram,ngram-simple --users 1,8,32"
 
 
 def register(group: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def speculation(
     ] = "smollm2-135m-instruct",
     methods: Annotated[
         str, typer.Option("--methods", help="Methods to try, by commas; `draft:MODEL` too.")
-    ] = "ngram,ngram-mod",
+    ] = "ngram,ngram-simple",
     workloads: Annotated[
         str, typer.Option("--workloads", help="Workloads by name, by commas.")
     ] = "code,chat",

@@ -10,7 +10,8 @@ DRAFT = "draft:"
 # Methods by engine, without drafts; `ngram` is the one that is taken when no kind is named.
 METHODS: dict[str, dict[str, Settings]] = {
     "llamacpp": {
-        "ngram": {"speculation": "ngram_simple"},
+        # Guesses least often wrong of all kinds, and so costs least on a full replica (docs/lab/LOG.md, 2026-11-25).
+        "ngram": {"speculation": "ngram_mod"},
         "ngram-simple": {"speculation": "ngram_simple"},
         "ngram-mod": {"speculation": "ngram_mod"},
         "ngram-map-k": {"speculation": "ngram_map_k"},

@@ -183,6 +183,8 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     variant: LabVariant
     # Name, gang, and what is added to every body.
     sides: tuple[tuple[str, int | None, dict[str, Any]], ...]
+    # The adapter to speak through, where the replica's own words are not OpenAI's.
+    speaks: str = ""
 
 
 def _naive_starts(weights: Weights, threads: int) -> list[_Start]:
@@ -214,7 +216,11 @@ def _served_starts(weights: Weights, threads: int, parallel: int) -> list[_Start
 
 def _many_starts(weights: Weights, threads: int, parallel: int) -> list[_Start]:
     variant = _variant(weights.model, weights.served, threads, parallel)
-    return [_Start(launches=engine("openvino"), variant=variant, sides=((MANY, None, _GREEDY),))]
+    return [
+        _Start(
+            launches=engine("openvino"), variant=variant, sides=((MANY, None, _GREEDY),), speaks="openvino"
+        )
+    ]
 
 
 def _variant(model: str, path: Path, threads: int, parallel: int) -> LabVariant:
@@ -237,7 +243,11 @@ async def _sides(starts: Sequence[_Start], clock: Clock) -> AsyncIterator[list[S
             replica = await stack.enter_async_context(running(launches, start.variant, clock))
             for name, gang, extra in start.sides:
                 target = Target(
-                    address=replica.address, model=start.variant.model, token=replica.token, extra=extra
+                    address=replica.address,
+                    model=start.variant.model,
+                    token=replica.token,
+                    extra=extra,
+                    engine=start.speaks,
                 )
                 sides.append(Side(name=name, target=target, gang=gang))
         yield sides

@@ -7,10 +7,16 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from outpace.engines.protocol import Engine
+from outpace.engines.registry import engine
 from outpace.lab.figures import LoadFigures, Sample, summed
 from outpace.lab.gangs import Gangs
 from outpace.lab.workload import Conversation, Turn
 from outpace.values.clock import Clock, SystemClock
+from outpace.values.errors import OutpaceError
+from outpace.values.requests import ChatRequest
+from outpace.values.snapshot import DeploymentEntry
+from outpace.values.usage import Usage
 
 _DEADLINE_S = 600.0
 _MAX_ERROR_CHARACTERS = 200
@@ -29,6 +35,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     # Added to every body, such as `{"temperature": 0}` or a dialect's switches.
     extra: dict[str, Any] = msgspec.field(default_factory=lambda: {"temperature": 0, "ignore_eos": True})
     headers: dict[str, str] = {}
+    # The adapter to speak through, for replicas whose own words are not OpenAI's; empty: ask as any client would.
+    engine: str = ""
 
 
 class LoadRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +57,7 @@ class LoadClient:
         self._clock = clock or SystemClock()
         self._session: aiohttp.ClientSession | None = None
         self._base = _base(target.address)
+        self._adapter = engine(target.engine) if target.engine else None
 
     async def __aenter__(self) -> "LoadClient":
         is_socket = self._target.address.startswith("unix:")
@@ -139,12 +148,15 @@ class LoadClient:
                     raise
                 # Some servers close a kept connection at the moment of its reuse: nothing was done for it.
                 await self._read(body, answer)
-        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError, OutpaceError) as error:
             answer.error = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
         return answer.sample(self._clock.monotonic_s(), began_s)
 
     async def _read(self, body: dict[str, Any], answer: "_Answer") -> None:
         assert self._session is not None, "enter it first"
+        if self._adapter is not None:
+            await self._read_through(self._adapter, body, answer)
+            return
         headers = {"content-type": "application/json"}
         url = f"{self._base}/chat/completions"
         async with self._session.post(url, data=msgspec.json.encode(body), headers=headers) as response:
@@ -154,6 +166,24 @@ class LoadClient:
             answer.is_begun = True
             async for line in response.content:
                 answer.feed(line, self._clock.monotonic_s())
+
+    async def _read_through(self, adapter: Engine, body: dict[str, Any], answer: "_Answer") -> None:
+        """As the gateway would: the adapter's body, and its reader's view of the answer."""
+        assert self._session is not None, "enter it first"
+        request = msgspec.convert(body, ChatRequest)
+        call = adapter.call(request, _entry(self._target), "lab")
+        url = self._base.removesuffix("/v1") + call.path
+        headers = {"content-type": "application/json"}
+        async with self._session.post(url, data=call.body, headers=headers) as response:
+            if response.status != 200:
+                answer.error = _words(response.status, await response.read())
+                return
+            answer.is_begun = True
+            call.reader.started(response.status, {})
+            async for piece in response.content.iter_any():
+                answer.feed_all(call.reader.feed(piece), self._clock.monotonic_s())
+            answer.feed_all(call.reader.finished(), self._clock.monotonic_s())
+        answer.guessed(call.reader.usage)
 
     async def _talk(
         self,
@@ -266,6 +296,15 @@ class _Answer:
         if text:
             self._piece(text, now_s)
 
+    def feed_all(self, events: bytes, now_s: float) -> None:
+        """Whole events, as a reader gives them."""
+        for line in events.splitlines():
+            self.feed(line, now_s)
+
+    def guessed(self, usage: Usage) -> None:
+        """What a reader counted of guesses."""
+        self._timings = _Timings(draft_n=usage.drafted_tokens, draft_n_accepted=usage.accepted_tokens)
+
     def sample(self, now_s: float, began_s: float) -> Sample:
         """The request as it ended now."""
         usage = self._usage or _Usage()
@@ -293,6 +332,19 @@ class _Answer:
             self._longest_gap_s = max(self._longest_gap_s, now_s - self._last_s)
         self._last_s = now_s
         self._pieces.append(text)
+
+
+def _entry(target: Target) -> DeploymentEntry:
+    return DeploymentEntry(
+        name=target.model,
+        model=target.model,
+        engine_model=target.model,
+        engine=target.engine,
+        state="ready",
+        created=0,
+        owned_by="lab",
+        tasks=("chat",),
+    )
 
 
 def _base(address: str) -> str:

@@ -32,7 +32,7 @@ async def profile_one(folder: Path, variant: Variant, say: Say = lambda what, sh
         )
     machine = detect()
     conditions = conditions_of(variant, machine_name(machine))
-    sweep = sweep_of(conditions, Path(variant.artifact_path), machine.available_bytes)
+    sweep = sweep_of(conditions, Path(variant.artifact_path), machine.available_bytes, variant.artifacts_dir)
     made = await profile(sweep, engine(variant.engine), SystemClock(), say)
     ProfileStore(folder).keep(made)
     return made

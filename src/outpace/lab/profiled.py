@@ -49,6 +49,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     settings: Settings = {}
     is_text: bool = True
+    # Where converted weights are kept.
+    artifacts_dir: str = ""
 
     @property
     def is_measurable(self) -> bool:

@@ -13,7 +13,7 @@ from outpace.engines.speculation import METHODS
 from outpace.lab.figures import LoadFigures, gain
 from outpace.lab.load import LoadClient, Target
 from outpace.lab.prompts import filler
-from outpace.lab.replica import LabVariant, running
+from outpace.lab.replica import LabReplica, LabVariant, running
 from outpace.lab.workload import Conversation, Turn, conversations, named
 from outpace.scheduling.speculation import MANY_USERS
 from outpace.values.clock import Clock
@@ -53,7 +53,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float = BUDGET_S
 
 
-def sweep_of(conditions: Conditions, artifact_path: Path, available_bytes: int) -> Sweep:
+def sweep_of(
+    conditions: Conditions, artifact_path: Path, available_bytes: int, artifacts_dir: str = ""
+) -> Sweep:
     """The sweep that fits beside what runs: with speculation where a second replica fits, too.
 
     Raises InvalidInput when not even one does.
@@ -72,6 +74,7 @@ def sweep_of(conditions: Conditions, artifact_path: Path, available_bytes: int) 
             context_tokens=_CONTEXT_TOKENS,
             parallel=LOADS[-1],
             threads=threads,
+            artifacts_dir=artifacts_dir,
             engine_settings=settings,
         ),
         speculation={method: METHODS[conditions.engine][method] for method in TRIED} if copies > 1 else {},
@@ -123,14 +126,16 @@ async def _client(
     began_s = clock.monotonic_s()
     async with (
         running(engine, variant, clock) as replica,
-        LoadClient(
-            Target(address=replica.address, model=variant.model, token=replica.token), clock
-        ) as client,
+        LoadClient(_target(engine, variant, replica), clock) as client,
     ):
         first = await client.ask([{"role": "user", "content": "Hello"}], 1, began_s)
         if first.error is not None:
             raise EngineFailed(f"the replica to be profiled did not answer: {first.error}")
         yield client, first.ended_s
+
+
+def _target(engine: Engine, variant: LabVariant, replica: LabReplica) -> Target:
+    return Target(address=replica.address, model=variant.model, token=replica.token, engine=engine.name)
 
 
 async def _prefill(client: LoadClient) -> float:

@@ -35,6 +35,8 @@ class LabVariant(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     parallel: int
     threads: int = 1
+    # Where converted weights are kept; empty: an engine that converts does so at every start.
+    artifacts_dir: str = ""
     engine_settings: dict[str, str | int | float | bool] = {}
 
 
@@ -93,6 +95,7 @@ def _order(variant: LabVariant, folder: str) -> LaunchOrder:
         deployment=variant.model,
         model=variant.model,
         artifact_path=str(variant.artifact_path),
+        artifacts_dir=variant.artifacts_dir or None,
         tasks=("chat", "completions"),
         context_tokens=variant.context_tokens,
         parallel=variant.parallel,

@@ -68,7 +68,9 @@ async def try_methods(
                 engine_settings=own,
             )
             replica = await stack.enter_async_context(running(engine(variant.engine), launched, clock))
-            target = Target(address=replica.address, model=variant.model, token=replica.token)
+            target = Target(
+                address=replica.address, model=variant.model, token=replica.token, engine=variant.engine
+            )
             sides.append(Side(name=method, target=target))
         runs = await compare(sides, plan, watcher)
     return Trial(
