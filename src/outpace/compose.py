@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from outpace.fleet.sizing import ReplicaSize
     from outpace.lab.precisions import Chosen
     from outpace.lab.profiled import Variant
-    from outpace.values.profile import Profile
 
 DEFAULT_ENGINE = "llamacpp"
 # Its sequences share the memory for keys and values by pages.
@@ -134,7 +133,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         secret=settings_room.secret,
         canary=models.canary_miss,
         prove=None if settings.prove == "off" else functools.partial(_prove, home),
-        keep_profile=models.keep_profile,
+        keep_profile=models.profiled.store.keep,
         profile=None if settings.profile == "off" else functools.partial(_profile, home),
     )
 
@@ -193,7 +192,7 @@ class Models:
         self._store = ArtifactStore(home.artifacts)
         # What was chosen, as long as verdicts and speeds on disk are the same.
         self._choices: dict[tuple[object, ...], Chosen] = {}
-        self._profiled = Profiled(home.artifacts, home.profiles)
+        self.profiled = Profiled(home.artifacts, home.profiles)
 
     def resolve(self, spec: DeploymentSpec) -> "Resolved":
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
@@ -240,7 +239,7 @@ class Models:
             if spec.speculation != "auto":
                 speculation_settings(resolved.engine, spec.speculation, "")
             return resolved
-        tuned = self._profiled.tune(spec.speculation, _variant_of(spec, resolved, self._artifacts))
+        tuned = self.profiled.tune(spec.speculation, _variant_of(spec, resolved, self._artifacts))
         return msgspec.structs.replace(
             resolved,
             engine_settings={**resolved.engine_settings, **tuned.settings},
@@ -250,10 +249,6 @@ class Models:
             profile=tuned.found.profile,
             profile_reason=tuned.found.reason,
         )
-
-    def keep_profile(self, profile: "Profile") -> None:
-        """Write a profile that live answers have changed."""
-        self._profiled.store.keep(profile)
 
     def variant(self, spec: DeploymentSpec) -> "Variant":
         """What a spec serves here, as a profile sees it. Raises InvalidInput, ModelNotFound, WeightsInvalid."""
