@@ -5,16 +5,18 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.scheduling.test_queue import replica
+from tests.scheduling.test_queue import entry, replica
 
 from outpace.scheduling.gangs import gang_size
 from outpace.scheduling.health import Health
 from outpace.scheduling.pace import Pace, Rates, Work, duration_s, wait_s
+from outpace.scheduling.replicas import Replicas
 from outpace.scheduling.reserve import may_take
 from outpace.scheduling.retries import MOST_SAVED, RETRY_SHARE, RetryBudget
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
 from outpace.scheduling.variants import SWITCH_AFTER_S, Option, choose, speed_at
+from outpace.values.snapshot import VariantEntry
 
 # As measured on two AVX2 cores (docs/lab): one answers a single user faster, the other many.
 LLAMA = Option("llamacpp", 1, ((1, 107.0), (8, 165.0), (32, 169.0)))
@@ -175,13 +177,20 @@ def test_the_wait_is_what_is_ahead_and_the_first_place() -> None:
 
 def test_the_pace_is_that_of_busy_time() -> None:
     pace = Pace()
-    pace.starts(0.0)
-    assert pace.output_per_s is None
-    pace.done(4.0, 400, is_idle=True)
-    pace.starts(1_000.0)  # idle time does not count
-    pace.done(1_004.0, 400, is_idle=True)
+    for number in range(40):  # idle time does not count
+        assert (pace.output_per_s is None) is (number < 32)
+        pace.starts(1_000.0 * number)
+        pace.done(1_000.0 * number + 4.0, 400, is_idle=True)
     assert pace.output_per_s == pytest.approx(100.0)
     assert 256 < pace.mean_output_tokens < 400
+
+
+def test_a_replica_serves_a_few_at_once_even_where_one_alone_is_as_fast() -> None:
+    variant = VariantEntry(id="v", engine="llamacpp", engine_model="d", speeds=((1, 120.0),), in_flight=1)
+    for most, places in ((8, 4), (2, 2), (None, 4)):
+        replicas = Replicas()
+        replicas.update(entry(replica("a", most, "v"), variants=(variant,)))
+        assert replicas.current[0].limit == places
 
 
 # -- places and gangs

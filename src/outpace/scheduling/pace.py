@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 # A minute of work weighs as much as everything before it.
 _MEMORY_S = 60.0
-# Less work than this tells nothing about speed.
-_LEAST_SEEN_S = 2.0
+# Less work than this tells nothing about speed: what still runs is not counted, so that first answers look slow.
+_LEAST_SEEN_S = 4.0
+_LEAST_DONE = 32
 # For the first requests of a deployment.
 _OUTPUT_GUESS_TOKENS = 256.0
 _OUTPUT_MEMORY = 0.05
@@ -59,6 +60,7 @@ class Pace:
     def __init__(self) -> None:
         self._tokens = 0.0
         self._busy_s = 0.0
+        self._num_done = 0
         self._since_s: float | None = None
         self.mean_output_tokens = _OUTPUT_GUESS_TOKENS
 
@@ -76,10 +78,13 @@ class Pace:
         kept = max(0.0, 1.0 - spent_s / _MEMORY_S)
         self._tokens = self._tokens * kept + output_tokens
         self._busy_s = self._busy_s * kept + spent_s
+        self._num_done += 1
         if output_tokens:
             self.mean_output_tokens += _OUTPUT_MEMORY * (output_tokens - self.mean_output_tokens)
 
     @property
     def output_per_s(self) -> float | None:
         """Tokens/s while there was work; None before enough was seen."""
-        return self._tokens / self._busy_s if self._busy_s >= _LEAST_SEEN_S else None
+        if self._num_done < _LEAST_DONE or self._busy_s < _LEAST_SEEN_S:
+            return None
+        return self._tokens / self._busy_s

@@ -12,6 +12,8 @@ from outpace.values.signals import DeploymentDemand
 from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 
 _MOST_KEYS_SEEN = 256
+# Where batching gains nothing a profile says "one at a time"; then a second caller would wait for a whole answer.
+_LEAST_PLACES = 4
 
 
 class Replicas:
@@ -160,7 +162,8 @@ class Replicas:
     def _limit_of(self, entry: ReplicaEntry) -> int | None:
         variant = self._variants.get(entry.variant)
         if variant is not None and variant.in_flight is not None:
-            return math.ceil(variant.in_flight / self._num_workers)
+            least = min(_LEAST_PLACES, (entry.max_in_flight or _LEAST_PLACES) * self._num_workers)
+            return math.ceil(max(variant.in_flight, least) / self._num_workers)
         return entry.max_in_flight
 
     def _share_limits(self) -> None:
