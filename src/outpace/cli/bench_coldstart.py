@@ -74,9 +74,11 @@ def coldstart(
     place = home_at(home)
     client = AdminClient(place)
     fetch_weights(place, model, is_quiet=json)
+    # Refused when another run of this benchmark has it: that one's deployment stays.
+    platform = _platform(client, model)
     try:
         with _telling() as say:
-            woken, met = asyncio.run(_measure(_platform(client, model), asked, runs, callers, say))
+            woken, met = asyncio.run(_measure(platform, asked, runs, callers, say))
     finally:
         client.delete(path_of("deployments", _NAME))
     points = prices(woken, moments_s, service, [float(one) for one in idles_s]) if moments_s else []
