@@ -101,7 +101,15 @@ def outpace(home: Home) -> Callable[..., Result]:
 
 def deployment(name: str = "chat", state: str = "ready", **fields: Any) -> dict[str, Any]:
     """A deployment as the admin API tells it."""
-    replica = {"id": f"{name}-1", "state": state, "pid": 7, "reason": None, "load_s": 0.91, "restarts": 0}
+    replica = {
+        "id": f"{name}-1",
+        "state": state,
+        "pid": 7,
+        "machine": None,
+        "reason": None,
+        "load_s": 0.91,
+        "restarts": 0,
+    }
     return {
         "name": name,
         "model": "smollm2-135m-instruct",
@@ -125,4 +133,5 @@ def status(*deployments: dict[str, Any]) -> dict[str, Any]:
         "started_at": 1_800_000_000.0,
         "workers": workers,
         "deployments": list(deployments),
+        "machines": [],
     }
