@@ -58,6 +58,17 @@ def test_only_somebody_who_waits_wakes_it() -> None:
     assert not scaler.take(_demand(waiting=4, arrived=9))
 
 
+def test_what_was_told_before_it_was_put_to_sleep_does_not_wake_it() -> None:
+    scaler = _scaler(ManualClock())
+    scaler.take(_demand(waiting=1, arrived=1))
+    assert _step(scaler) == 1
+    scaler.sleep("chat", "put to sleep")
+    assert _step(scaler) == 0
+    # Somebody who still waits is told again, and wakes it.
+    assert scaler.take(_demand(waiting=1, arrived=1))
+    assert _step(scaler) == 1
+
+
 def test_a_failed_start_is_not_repeated_before_its_time_nor_without_a_caller() -> None:
     clock = ManualClock()
     scaler = _scaler(clock)

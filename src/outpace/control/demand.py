@@ -84,6 +84,13 @@ class Demands:
             return None
         return sum(goal.is_met(*answer) for answer in answers) / len(answers), len(answers)
 
+    def unhear(self, name: str) -> None:
+        """Forget who waits and runs until workers say it again; their counts of arrivals stay."""
+        for _, deployments in self._told.values():
+            if name in deployments:
+                told = deployments[name]
+                deployments[name] = DeploymentDemand(arrived=told.arrived, arrived_tokens=told.arrived_tokens)
+
     def forget(self, name: str) -> None:
         """A deployment is not wanted any more."""
         for kept in (self._active_s, self._arrivals, self._lengths, self._answers):

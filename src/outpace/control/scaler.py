@@ -115,6 +115,8 @@ class Scaler:
 
     def sleep(self, name: str, reason: str) -> None:
         """Have no replicas until the next request. Only where `replicas.min` is 0."""
+        # What workers told before may have ended since; what still holds is told again.
+        self._demands.unhear(name)
         self._set(name, msgspec.structs.replace(self._scaled[name].history, count=0, needs=()), reason)
 
     def spare(self, name: str) -> int:
