@@ -217,22 +217,27 @@ def text_of(events: list[dict[str, Any]]) -> str:
     return "".join(c["delta"].get("content") or "" for each in events for c in each.get("choices", ()))
 
 
+# Long enough that no engine is done before the kill.
+_LONG: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True}
+
+
 async def test_a_stream_goes_on_when_its_replica_is_killed(two: Platform) -> None:
     async with aiohttp.ClientSession() as client:
-        status, undisturbed = await ask(two, client)
+        status, undisturbed = await ask(two, client, **_LONG)
         assert status == 200
         settled = await two.settled(2)
         # The same conversation has the same home.
-        status, events = await ask(two, client, kills=settled[-1].replica)
+        status, events = await ask(two, client, kills=settled[-1].replica, **_LONG)
         receipt = (await two.settled(len(settled) + 1))[-1]
     assert status == 200
-    assert text_of(events) == text_of(undisturbed)
+    # Up to the kill to the letter; behind it rounding in another batch may choose another word (bench.moves counts).
+    assert text_of(events).startswith(text_of(undisturbed[:12]))
     assert events[-1]["usage"] == undisturbed[-1]["usage"] | {
         "prompt_tokens_details": events[-1]["usage"]["prompt_tokens_details"]
     }
     assert len({each["id"] for each in events}) == 1
     assert [each["choices"][0]["finish_reason"] for each in events if each["choices"]].count("length") == 1
-    assert receipt.usage.completion_tokens == 48
+    assert receipt.usage.completion_tokens == 200
     assert (receipt.outcome, receipt.attempts) == ("completed", 2)
     assert receipt.serving is not None
     assert receipt.serving.moves == 1

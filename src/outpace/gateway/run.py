@@ -186,7 +186,10 @@ class Run:
             return False
         if not (isinstance(error, NothingReceived) and error.at_connect):
             self._deaths += 1
-        if self._deaths >= (MAX_DEATHS_OF_STREAM if has_sent else MAX_DEATHS) or not queue.may_retry():
+        if self._deaths >= (MAX_DEATHS_OF_STREAM if has_sent else MAX_DEATHS):
+            return False
+        # A stream that has given tokens is no storm: its own deaths bound it, not the budget of the others.
+        if not has_sent and not queue.may_retry():
             return False
         self._ticket.excluded |= {self._replica_id or ""}
         if has_sent:
