@@ -80,6 +80,21 @@ def test_sigterm_ends_server_and_front(place: Path) -> None:
     assert stop(process) == 0
 
 
+def test_the_key_is_in_a_private_file_and_gone_at_the_end(place: Path) -> None:
+    # The shell takes `--config FILE` as words of its own; `sleep` would refuse them.
+    argv = ("sh", "-c", "exec sleep 1000")
+    config = FrontConfig(socket_path=f"{place}/front.sock", argv=argv, missing="", takes_key_file=True)
+    launch = child.launch_module("outpace.engines.front_main", config, config.socket_path, "token")
+    process = start_process(launch, place / "log")
+    wait_until((place / "front.sock").exists)
+    key_file = place / "front.sock.yaml"
+    assert key_file.stat().st_mode & 0o077 == 0
+    assert key_file.read_text() == 'api-key: "token"\n'
+    process.send_signal(signal.SIGTERM)
+    assert stop(process) == 0
+    assert not key_file.exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "says"), [(("false",), "ended with status 1"), (("no-such-program",), "cannot be run")]
 )

@@ -97,6 +97,7 @@ async def serve(config: FrontConfig, token: str) -> int | None:
         wait.cancel()
     await _end(server)
     await runner.cleanup()
+    _key_file(config).unlink(missing_ok=True)
     return ended
 
 
@@ -106,10 +107,14 @@ def _argv(config: FrontConfig, port: int, token: str) -> list[str]:
     argv = [places.get(word, word) for word in config.argv]
     if not config.takes_key_file:
         return argv
-    key_file = Path(f"{config.socket_path}.yaml")
+    key_file = _key_file(config)
     key_file.touch(mode=0o600)
     key_file.write_text(f'api-key: "{token}"\n')
     return [*argv, "--config", str(key_file)]
+
+
+def _key_file(config: FrontConfig) -> Path:
+    return Path(f"{config.socket_path}.yaml")
 
 
 def _weights(config: FrontConfig) -> str:
