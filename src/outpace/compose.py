@@ -16,6 +16,7 @@ from outpace import __version__
 from outpace import settings as settings_room
 from outpace.engines.facts import (
     DEFAULT_KV,
+    GATED_KV,
     UNPACKED,
     WHOLE_KV,
     engine_version,
@@ -227,7 +228,7 @@ class Models:
         require_no_kv_settings(engine, spec.engine_settings)
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
-        chosen = self._with_choice(spec, resolved) if is_ours else _forced_kv(spec, _unpacked(resolved))
+        chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, _unpacked(resolved))
         replica_bytes = int(_replica_bytes(found, chosen))
         require_room(spec.replicas, replica_bytes, memory_bytes())
         return self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=replica_bytes))
@@ -269,6 +270,22 @@ class Models:
         if not {"chat", "completions"} & set(resolved.tasks):
             return resolved if is_auto else _forced_kv(spec, resolved)
         return _chosen_of(resolved, self._chosen(spec))
+
+    def _with_kv(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
+        """With the KV format that is proven for the engine, or what was asked for by name. Raises InvalidInput."""
+        if resolved.engine not in GATED_KV or resolved.artifact_path is None:
+            return _forced_kv(spec, resolved)
+        from outpace.lab.proven import served_kv
+
+        kv = served_kv(self._artifacts, resolved.engine, resolved.model, Path(resolved.artifact_path), spec)
+        return msgspec.structs.replace(
+            resolved,
+            kv_precision=kv.kv_precision,
+            engine_settings=kv_settings(resolved.engine, kv.kv_precision),
+            variant=f"+{kv.kv_precision}",
+            is_proven=kv.is_proven,
+            precision_reason=kv.reason,
+        )
 
     async def canary_miss(self, address: str, token: str, name: str) -> str | None:
         """Why a replica is not what was proven; None when it is, or when nothing was recorded."""
@@ -402,31 +419,17 @@ def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
     Raises InvalidInput.
     """
     if spec.kv_precision == "auto":
-        kv = DEFAULT_KV.get(resolved.engine)
-        is_whole = kv is None or kv in WHOLE_KV
-        reason = (
-            resolved.precision_reason
-            if is_whole
-            else f"KV {kv} is {resolved.engine}'s own; no gate judges it"
-        )
-        return msgspec.structs.replace(
-            resolved, kv_precision=kv, is_proven=resolved.is_proven and is_whole, precision_reason=reason
-        )
+        return msgspec.structs.replace(resolved, kv_precision=DEFAULT_KV.get(resolved.engine))
     settings = kv_settings(resolved.engine, spec.kv_precision)
-    is_whole = spec.kv_precision in WHOLE_KV
-    if not (is_whole or spec.allow_unproven):
-        raise InvalidInput(
-            "kv_precision",
-            f"no gate judges {spec.kv_precision} here; leave it `auto`, or set allow_unproven: true",
-        )
-    return msgspec.structs.replace(
-        resolved,
-        kv_precision=spec.kv_precision,
-        engine_settings=settings,
-        variant=f"+{spec.kv_precision}",
-        is_proven=resolved.is_proven and is_whole,
-        precision_reason=resolved.precision_reason if is_whole else "forced without a verdict",
+    forced = msgspec.structs.replace(
+        resolved, kv_precision=spec.kv_precision, engine_settings=settings, variant=f"+{spec.kv_precision}"
     )
+    if spec.kv_precision in WHOLE_KV:
+        return forced
+    if not spec.allow_unproven:
+        told = f"no gate judges {spec.kv_precision} here; leave it `auto`, or set allow_unproven: true"
+        raise InvalidInput("kv_precision", told)
+    return msgspec.structs.replace(forced, is_proven=False, precision_reason="forced without a verdict")
 
 
 def _evidence(artifacts: Path) -> tuple[Path, ...]:

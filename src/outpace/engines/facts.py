@@ -17,8 +17,12 @@ _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sglang": (("kv_cache_dtype",), ("fp8_e4m3", "fp8_e5m2", "bf16")),
     "vllm": (("kv_cache_dtype",), ("fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16")),
 }
-# What an engine keeps keys and values at when it is not told.
-DEFAULT_KV = {"llamacpp": "f16", "openvino": "u8"}
+# What our engines keep keys and values at when they are not told: of the `WHOLE_KV`.
+DEFAULT_KV = {"llamacpp": "f16", "openvino": "f16"}
+# What `kv_precision: auto` considers on engines that a gate of theirs judges, from the smallest to the whole one.
+GATED_KV = {"openvino": ("u8", "f16")}
+# Settings that change an engine's numbers: a verdict on its own choice of them does not hold with another.
+GATED_SETTINGS = {"openvino": ("compute", "activation_group")}
 # Formats of keys and values that round nothing a 16-bit model would notice.
 WHOLE_KV = ("f16", "bf16", "f32")
 

@@ -11,7 +11,8 @@ class OpenVinoSettings(
 ):
     """Engine settings of an OpenVINO deployment, besides `parallel`, `context_tokens` and `threads`."""
 
-    kv_cache: Literal["u8", "f16", "bf16", "f32"] = "u8"
+    # Where the processor computes in BF16, `f16` is kept in BF16 too.
+    kv_cache: Literal["u8", "f16", "bf16", "f32"] = "f16"
     # Tokens whose keys and values are kept, over all sequences; 0: the full context of eight sequences. Sequences share
     # them by pages; when they run out the youngest sequence is computed again later.
     kv_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0

@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from outpace.values.errors import Conflict, OutpaceError, StorageFailed, Weights
 
 _RECORD = "artifact.json"
 _SCRATCH = ".scratch"
+# The folder of pulled weights is named after their content.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024
 # Beside the made file the disk must hold this much, so that the platform's journal keeps room.
 _SPARE_BYTES = 64 * 1024 * 1024
@@ -224,6 +228,24 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """The name of an artifact's content: of a shipped or made one as recorded, else the SHA-256 of its bytes."""
+    for place in (path, path.parent):
+        if (place / _RECORD).is_file():
+            return _record(place).sha256
+    if path.is_file() and _DIGEST.fullmatch(path.parent.name):
+        return path.parent.name
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return _hashed(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hashed again when a size or a time of change is another."""
+    digests = [sha256_of(path) for path, *_ in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class NothingMade(OutpaceError):
