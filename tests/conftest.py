@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 from tests.fleet import ray_cluster
+
+# A busy machine is no fault of the code: time is no subject of tests.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 _ON_UVLOOP = ("gateway", "engines")
 

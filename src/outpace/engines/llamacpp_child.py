@@ -116,8 +116,9 @@ def parameters(config: LlamaConfig, token: str) -> Any:
     p.cache_type_v = _KV_TYPES[config.cache_type_v]
     p.flash_attn_type = _FLASH[config.flash_attention]
     p.cache_ram_mib = config.cache_ram_mib
-    p.n_batch = config.batch_tokens
-    p.n_ubatch = min(config.micro_batch_tokens, config.batch_tokens)
+    # A token of every sequence must fit in.
+    p.n_batch = max(config.batch_tokens, config.parallel)
+    p.n_ubatch = min(config.micro_batch_tokens, p.n_batch)
     _apply_fixed(p)
     if config.embeddings:
         _apply_embeddings(p, config)

@@ -24,8 +24,9 @@ class LlamaSettings(
     flash_attention: Literal["auto", "on", "off"] = "auto"
     # Prompts kept in RAM after their sequence was reused, beyond the KV cache itself; 0 keeps none.
     cache_ram_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
-    # Logical and physical batch; embeddings use the context instead.
-    batch_tokens: BatchTokens = 2048
+    # Logical and physical batch; embeddings use the context instead. Between two batches everybody who writes gets a
+    # token: with 2,048 a long prompt stops all streams for as long as it takes to read, and reads 4 % faster.
+    batch_tokens: BatchTokens = 128
     micro_batch_tokens: BatchTokens = 512
     # The model's chat template shows tools to the model (llama.cpp: chat_template_caps.supports_tools).
     tools: bool = False

@@ -50,6 +50,7 @@ def new_ticket(
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         affinity=prefix_of(request, key.id, asked.session) if queue.num_replicas > 1 else None,
+        tells_first_token=bool(getattr(request, "stream", False)),
     )
 
 

@@ -39,6 +39,7 @@ class Relay:
         is_stream: bool,
         head: Callable[[], Headers],
         mark: Callable[[Usage], None],
+        wrote: Callable[[], None],
         now_s: Callable[[], float],
         transcript: Transcript | None = None,
     ) -> None:
@@ -47,6 +48,9 @@ class Relay:
         self._is_stream = is_stream
         self._head = head
         self._mark = mark
+        # Told at the first token of each replica.
+        self._wrote = wrote
+        self._tokens_before: int | None = 0
         self._now_s = now_s
         # Kept where the stream could go on at another replica.
         self._transcript = transcript
@@ -68,6 +72,7 @@ class Relay:
     def follow(self, reader: Reader) -> None:
         """Go on with the answer of another replica."""
         self._reader = reader
+        self._tokens_before = reader.usage.completion_tokens
 
     def bind(self, exchange: Exchange) -> None:
         """The exchange to pause or abort."""
@@ -82,6 +87,9 @@ class Relay:
     def piece(self, data: bytes) -> None:
         """A piece of the engine's body."""
         out = self._reader.feed(data)
+        if self._tokens_before is not None and self._reader.usage.completion_tokens > self._tokens_before:
+            self._tokens_before = None
+            self._wrote()
         if out:
             self._send(out)
 

@@ -287,6 +287,7 @@ class Run:
             is_stream=self._is_stream,
             head=self._head,
             mark=self._mark,
+            wrote=self._first_token,
             now_s=self._service.clock.monotonic_s,
             transcript=self._transcript,
         )
@@ -383,6 +384,9 @@ class Run:
             )
         )
         self._is_open = self._arrival.is_metered = True
+
+    def _first_token(self) -> None:
+        self._service.queue(self._admitted.deployment.name).wrote(self._replica_id or "", self._ticket)
 
     def _mark(self, usage: Usage) -> None:
         self._service.meter.mark(

@@ -129,8 +129,14 @@ class LoadClient:
         await asyncio.gather(*(arrive(conversation) for conversation in asked))
         return LoadRun(samples=tuple(samples), figures=summed(samples, self._clock.monotonic_s() - began_s))
 
-    async def ask(self, messages: Sequence[dict[str, Any]], output_tokens: int, began_s: float) -> Sample:
-        """One streamed chat request; what went wrong is in the sample."""
+    async def ask(
+        self,
+        messages: Sequence[dict[str, Any]],
+        output_tokens: int,
+        began_s: float,
+        wrote: Callable[[], None] = lambda: None,
+    ) -> Sample:
+        """One streamed chat request; what went wrong is in the sample. `wrote` is called at its first text."""
         body = {
             "model": self._target.model,
             "messages": list(messages),
@@ -139,7 +145,7 @@ class LoadClient:
             "stream_options": {"include_usage": True},
             **self._target.extra,
         }
-        answer = _Answer(self._clock.monotonic_s())
+        answer = _Answer(self._clock.monotonic_s(), wrote)
         try:
             try:
                 await self._read(body, answer)
@@ -264,7 +270,8 @@ _EVENTS = msgspec.json.Decoder(_Event)
 class _Answer:
     """What one stream has told so far."""
 
-    def __init__(self, asked_s: float) -> None:
+    def __init__(self, asked_s: float, wrote: Callable[[], None] = lambda: None) -> None:
+        self._wrote = wrote
         self.error: str | None = None
         # A status came: asking again would be a second request.
         self.is_begun = False
@@ -328,6 +335,7 @@ class _Answer:
     def _piece(self, text: str, now_s: float) -> None:
         if self._first_s is None:
             self._first_s = now_s
+            self._wrote()
         else:
             self._longest_gap_s = max(self._longest_gap_s, now_s - self._last_s)
         self._last_s = now_s

@@ -8,6 +8,8 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from statistics import median
 
 import msgspec
 
@@ -18,14 +20,15 @@ from outpace.lab.workload import Conversation
 from outpace.scheduling.queue import ReplicaQueue
 from outpace.scheduling.tickets import Ticket
 from outpace.values.clock import Clock
-from outpace.values.snapshot import DeploymentEntry, ReplicaEntry
+from outpace.values.errors import EngineFailed
+from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 from outpace.values.usage import Usage
 
 _CHARS_PER_TOKEN = 4
 _DEADLINE_S = 600.0
 # The key that floods asks this many at once; the other one at a time.
 FLOOD_USERS = 64
-_FLOOD_TOKENS = 160
+_FLOOD_TOKENS = 64
 _SMALL_TOKENS = 8
 
 
@@ -33,7 +36,13 @@ class Scheduled:
     """Replicas behind one queue. Use it as a context; `ask` is one request of a key."""
 
     def __init__(
-        self, replicas: Sequence[LabReplica], model: str, places: int, order: str, clock: Clock
+        self,
+        replicas: Sequence[LabReplica],
+        model: str,
+        places: int,
+        order: str,
+        clock: Clock,
+        prefill_tokens_per_s: float | None = None,
     ) -> None:
         self._clock = clock
         entries = tuple(
@@ -41,7 +50,7 @@ class Scheduled:
             for number, replica in enumerate(replicas)
         )
         self.queue = ReplicaQueue(clock.monotonic_s, order=order)
-        self.queue.update(_entry(model, entries))
+        self.queue.update(_entry(model, entries, prefill_tokens_per_s))
         self._clients = {
             entry.id: LoadClient(Target(address=entry.address, model=model, token=entry.token), clock)
             for entry in entries
@@ -75,7 +84,8 @@ class Scheduled:
         replica = self.queue.take(ticket) or await self.queue.wait(ticket)
         usage = None
         try:
-            sample = await self._clients[replica.id].ask(messages, output_tokens, began_s)
+            wrote = partial(self.queue.wrote, replica.id, ticket)
+            sample = await self._clients[replica.id].ask(messages, output_tokens, began_s, wrote)
             usage = Usage(sample.prompt_tokens, sample.output_tokens, sample.cached_tokens)
             self.work[replica.id] += sample.prompt_tokens - sample.cached_tokens + sample.output_tokens
         finally:
@@ -112,15 +122,19 @@ class Scheduled:
 
 
 class Fairness(msgspec.Struct, frozen=True, kw_only=True):
-    """Time to first token of a key that asks one at a time, and the flood's time between tokens."""
+    """Time to first token of a key that asks one at a time, and the flood's time between tokens.
+
+    `flood_step_ms` is None where no flooding request ended meanwhile.
+    """
 
     ttft_p50_ms: float
     ttft_p95_ms: float
-    flood_step_ms: float
+    flood_step_ms: float | None
+    prefill_tokens_per_s: float
 
 
 async def small_key(scheduled: Scheduled, prompts: Sequence[str], clock: Clock, *, flooded: bool) -> Fairness:
-    """Ask as a small key, alone or while another key floods with long requests."""
+    """Ask as a small key, alone or while another key floods with long requests. Raises EngineFailed."""
     began_s = clock.monotonic_s()
     steps: list[Sample] = []
 
@@ -140,12 +154,15 @@ async def small_key(scheduled: Scheduled, prompts: Sequence[str], clock: Clock, 
         task.cancel()
     await asyncio.gather(*floods, return_exceptions=True)
     figures = summed(samples, clock.monotonic_s() - began_s)
-    flooding = summed(steps, clock.monotonic_s() - began_s) if steps else None
-    ttft, step = figures.ttft_ms, flooding.itl_ms if flooding else None
+    if figures.ttft_ms is None:
+        raise EngineFailed(f"no question was answered: {', '.join(figures.error_texts)}")
+    step_ms = summed(steps, clock.monotonic_s() - began_s).itl_ms
+    read = [each.prompt_tokens / each.ttft_s for each in samples if each.ttft_s]
     return Fairness(
-        ttft_p50_ms=ttft.p50 if ttft else 0.0,
-        ttft_p95_ms=ttft.p95 if ttft else 0.0,
-        flood_step_ms=step.p50 if step else 0.0,
+        ttft_p50_ms=figures.ttft_ms.p50,
+        ttft_p95_ms=figures.ttft_ms.p95,
+        flood_step_ms=step_ms.p50 if step_ms else None,
+        prefill_tokens_per_s=median(read),
     )
 
 
@@ -163,7 +180,9 @@ def _prefix(messages: Sequence[dict[str, str]]) -> bytes:
     return digest.digest()
 
 
-def _entry(model: str, replicas: tuple[ReplicaEntry, ...]) -> DeploymentEntry:
+def _entry(
+    model: str, replicas: tuple[ReplicaEntry, ...], prefill_tokens_per_s: float | None
+) -> DeploymentEntry:
     return DeploymentEntry(
         name=model,
         model=model,
@@ -174,4 +193,9 @@ def _entry(model: str, replicas: tuple[ReplicaEntry, ...]) -> DeploymentEntry:
         owned_by="lab",
         tasks=("chat",),
         replicas=replicas,
+        variants=(
+            VariantEntry(
+                id="", engine="llamacpp", engine_model=model, prefill_tokens_per_s=prefill_tokens_per_s
+            ),
+        ),
     )

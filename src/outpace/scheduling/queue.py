@@ -180,6 +180,11 @@ class ReplicaQueue:
         if self._waiters:
             self._admit_waiting()
 
+    def wrote(self, replica_id: str, ticket: Ticket) -> None:
+        """The first token of a stream came: its prompt is read, and others may be."""
+        if self._replicas.wrote(replica_id, ticket) and self._waiters:
+            self._admit_waiting()
+
     def answered(self, replica_id: str) -> None:
         """A replica answered, whatever it was."""
         self._replicas.answered(replica_id)
@@ -312,18 +317,24 @@ class ReplicaQueue:
         """Nobody may go: without an event to wait for, time itself makes the difference."""
         if self._look_timer is not None:
             return
-        rest_s = GANG_WAIT_S if self._is_ganged else self._replicas.rest_s(self._now_s())
+        rest_s = GANG_WAIT_S if self._is_ganged else self._time_alone_helps_in_s()
         if rest_s is None:
             return
         self._look_timer = asyncio.get_running_loop().call_later(rest_s + 0.001, self._looked)
+
+    def _time_alone_helps_in_s(self) -> float | None:
+        now_s = self._now_s()
+        waits = self._replicas.rest_s(now_s), self._replicas.prefill_wait_s(now_s)
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _looked(self) -> None:
         self._look_timer = None
         self._admit_waiting()
 
     def _give(self, replica: ReplicaLoad, ticket: Ticket) -> None:
-        self._replicas.give(replica, ticket)
-        self._pace.starts(self._now_s())
+        now_s = self._now_s()
+        self._replicas.give(replica, ticket, now_s)
+        self._pace.starts(now_s)
         if self._ready_since_s is not None and self._ready_since_s > ticket.arrived_s:
             ticket.held_s = self._ready_since_s - ticket.arrived_s
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from outpace.scheduling.pace import Rates
+from outpace.scheduling.prefill import budget_tokens
 from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
@@ -57,8 +58,7 @@ class Replicas:
 
     def rates(self) -> Rates:
         """What the profile promises of the variant that serves, all replicas busy; of this worker's share of them."""
-        only = next(iter(self._variants)) if len(self._variants) == 1 else None
-        variant = self._variants.get(self._serving or only or "")
+        variant = self._variants.get(self._serving or "") or self._only_variant
         if variant is None or not variant.speeds:
             return Rates(None, None)
         own = [replica for replica in self.current if replica.entry.variant == variant.id]
@@ -112,8 +112,9 @@ class Replicas:
             able = self._of_best_variant(able, now_s, num_waiting)
         return pick(able, ticket, now_s, self._homes)
 
-    def give(self, replica: ReplicaLoad, ticket: Ticket) -> None:
+    def give(self, replica: ReplicaLoad, ticket: Ticket, now_s: float) -> None:
         """The ticket goes there."""
+        replica.prefills.begin(ticket, now_s)
         replica.in_flight += 1
         replica.tokens += ticket.tokens
         if replica.gang_left is not None:
@@ -129,10 +130,21 @@ class Replicas:
         replica = self._all.get(replica_id)
         if replica is None:
             return
+        replica.prefills.end(ticket)
         replica.in_flight -= 1
         replica.tokens -= ticket.tokens
         if not replica.in_flight and replica not in self.current:
             del self._all[replica_id]
+
+    def wrote(self, replica_id: str, ticket: Ticket) -> bool:
+        """The first token came: the prompt is read. False when nothing has changed by that."""
+        replica = self._all.get(replica_id)
+        return replica is not None and replica.prefills.end(ticket)
+
+    def prefill_wait_s(self, now_s: float) -> float | None:
+        """Until a prompt whose end nobody reports counts as read; None when there is none."""
+        waits = [replica.prefills.wait_s(now_s) for replica in self.current]
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def answered(self, replica_id: str) -> None:
         """A replica answered, whatever it was."""
@@ -151,7 +163,18 @@ class Replicas:
 
     # -- inside
 
+    @property
+    def _only_variant(self) -> VariantEntry | None:
+        return next(iter(self._variants.values())) if len(self._variants) == 1 else None
+
     def _load_of(self, entry: ReplicaEntry) -> ReplicaLoad:
+        load = self._known_or_new(entry)
+        variant = self._variants.get(entry.variant) or self._only_variant
+        load.prefills.tokens_per_s = variant.prefill_tokens_per_s if variant else None
+        load.prefills.budget_tokens = budget_tokens(load.prefills.tokens_per_s, self._num_workers)
+        return load
+
+    def _known_or_new(self, entry: ReplicaEntry) -> ReplicaLoad:
         known = self._all.get(entry.id)
         # The same name at another address is another process: its trouble is its own.
         if known is None or known.entry.address != entry.address:

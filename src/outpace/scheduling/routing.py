@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from outpace.scheduling.health import Health
+from outpace.scheduling.prefill import Prefills
 from outpace.scheduling.tickets import Ticket
 from outpace.values.snapshot import ReplicaEntry
 
@@ -21,7 +22,7 @@ _MOST_HOMES = 8_192
 class ReplicaLoad:
     """One replica as a gateway worker sees it: what it sent there and has not back."""
 
-    __slots__ = ("entry", "gang_left", "health", "in_flight", "limit", "tokens")
+    __slots__ = ("entry", "gang_left", "health", "in_flight", "limit", "prefills", "tokens")
 
     def __init__(self, entry: ReplicaEntry, limit: int | None) -> None:
         self.entry = entry
@@ -30,6 +31,7 @@ class ReplicaLoad:
         self.in_flight = 0
         # Prompt and output tokens expected of those.
         self.tokens = 0
+        self.prefills = Prefills()
         self.health = Health()
         # Static batching: how many may still join the gang that starts; None: no gangs.
         self.gang_left: int | None = None
@@ -39,6 +41,10 @@ class ReplicaLoad:
         if self.gang_left is not None:
             return self.gang_left > 0
         return (self.limit is None or self.in_flight < self.limit) and self.health.is_usable(now_s)
+
+    def may_read(self, ticket: Ticket, now_s: float) -> bool:
+        """Its prompt may be read now, beside those that are."""
+        return self.gang_left is not None or self.prefills.has_room(ticket, now_s)
 
 
 class Homes:
@@ -65,18 +71,20 @@ class Homes:
 def pick(
     replicas: Sequence[ReplicaLoad], ticket: Ticket, now_s: float, homes: Homes | None = None
 ) -> ReplicaLoad | None:
-    """The replica with a place that should get the ticket; None when all are full, at rest, or cannot serve it."""
+    """The replica with a place that should get the ticket; None when all are full, at rest, reading, or unable."""
     if len(replicas) == 1:
         only = replicas[0]
-        return only if only.has_place(now_s) else None
+        return only if only.has_place(now_s) and only.may_read(ticket, now_s) else None
     free = [replica for replica in replicas if replica.has_place(now_s)]
     if len(free) > 1:
         free = [replica for replica in free if replica.entry.id not in ticket.excluded] or free
     if not free:
         return None
     if ticket.affinity is not None and homes is not None and len(free) > 1:
-        return _home(replicas, free, ticket, homes)
-    return min(free, key=_work)
+        # What its home has cached is worth waiting for while others' prompts are read there.
+        home = _home(replicas, free, ticket, homes)
+        return home if home.may_read(ticket, now_s) else None
+    return min((replica for replica in free if replica.may_read(ticket, now_s)), key=_work, default=None)
 
 
 def _home(

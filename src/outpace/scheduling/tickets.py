@@ -18,6 +18,7 @@ class Ticket:
         "output_tokens",
         "priority",
         "prompt_tokens",
+        "tells_first_token",
         "variants",
     )
 
@@ -31,7 +32,7 @@ class Ticket:
         prompt_tokens: int = 0,
         output_tokens: int = 0,
         affinity: bytes | None = None,
-        variants: frozenset[str] | None = None,
+        tells_first_token: bool = True,
     ) -> None:
         self.key = key
         self.arrived_s = arrived_s
@@ -44,7 +45,9 @@ class Ticket:
         # What its prompt begins with, hashed; None: nothing to gain.
         self.affinity = affinity
         # Variants that can serve it; None: all.
-        self.variants = variants
+        self.variants: frozenset[str] | None = None
+        # A stream does; another answer is seen only when it is whole.
+        self.tells_first_token = tells_first_token
         # Replicas that failed it already: only if there is no other.
         self.excluded: frozenset[str] = frozenset()
         # Seconds it waited because nothing was ready.
