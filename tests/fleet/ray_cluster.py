@@ -42,8 +42,15 @@ class RayCluster:
         """What a process needs to be let in."""
         return {**os.environ, "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_AUTH_MODE": "token"}
 
-    def begin(self, host: str, *, devices: int = 0, labels: dict[str, str] | None = None) -> None:
-        """Start a machine; `ready` says when it is there."""
+    def begin(
+        self,
+        host: str,
+        *,
+        devices: int = 0,
+        labels: dict[str, str] | None = None,
+        without: Path | None = None,
+    ) -> None:
+        """Start a machine; `ready` says when it is there. It sees an empty folder in the place of `without`."""
         is_head = host == HEAD
         options = ray_node.NodeOptions(
             head=None if is_head else self.address,
@@ -54,12 +61,21 @@ class RayCluster:
             labels=labels or {},
             object_store_mib=80,
             folder=self.folder / "s" if is_head else None,
+            weights_dir=self.weights_dir(host),
         )
-        env = {**ray_node.node_env(self.token, is_head=is_head), **_LEAN}
+        env = {**ray_node.node_env(options, self.token), **_LEAN}
+        command = ray_node.ray_start(options)
+        if without is not None:
+            hide = 'mount -t tmpfs none "$0" && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", hide, str(without), *command]
         with (self.folder / f"{host}.log").open("wb") as log:
             self._nodes[host] = subprocess.Popen(
-                ray_node.ray_start(options), env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
+
+    def weights_dir(self, host: str) -> Path:
+        """Where a machine keeps weights that it was sent."""
+        return self.folder / f"weights-{host}"
 
     def ready(self, host: str) -> None:
         """Wait until the machine has joined."""
@@ -117,6 +133,14 @@ def cluster() -> Iterator[RayCluster]:
     finally:
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def may_hide() -> bool:
+    """A process may have a view of its own of the file system here."""
+    asked = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return asked.returncode == 0
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.fleet.launching import SLEEPER, is_running, pids_in, python, until
-from tests.fleet.ray_cluster import SECOND, THIRD, PoolsProcess, RayCluster
+from tests.fleet.ray_cluster import SECOND, THIRD, PoolsProcess, RayCluster, argv_of, may_hide
 
 from outpace.engines.child import launch_module
 from outpace.engines.echo_server import EchoConfig
@@ -143,6 +143,39 @@ async def test_a_machine_that_lies_about_its_devices_is_refused_by_name(
         # Nothing more is placed there, and it is said.
         with pytest.raises(EngineFailed, match="no room in the cluster for 1 CPU, zone=b"):
             await pool.start("r@1", _launch(*SLEEPER, needs=Needs(labels={"zone": "b"})))
+    finally:
+        ray.crash(THIRD)
+
+
+@pytest.mark.skipif(not may_hide(), reason="needs the right to mount")
+async def test_a_machine_without_the_weights_is_sent_them_once(
+    ray: RayCluster, pool: SocketPool, tmp_path: Path
+) -> None:
+    weights = tmp_path / "there" / "Model.gguf"
+    weights.parent.mkdir()
+    weights.write_bytes(os.urandom(5_000_000))
+    nowhere = tmp_path / "there" / "None.gguf"
+    ray.begin(THIRD, labels={"zone": "far"}, without=weights.parent)
+    ray.ready(THIRD)
+
+    def launch(path: Path) -> Launch:
+        argv = (*python("import signal, sys; open(sys.argv[1]); signal.pause()"), str(path))
+        needs = Needs(labels={"zone": "far"})
+        return Launch(argv=argv, address="unix:/nowhere", token="t", files=(str(path),), needs=needs)
+
+    try:
+        with pytest.raises(
+            EngineFailed, match=rf"{THIRD} has no .*None\.gguf, nor has the machine of `outpace up`"
+        ):
+            await pool.start("r@1", launch(nowhere))
+        first = await pool.start("r@1", launch(weights))
+        there = Path(argv_of(first.pid)[-2])
+        assert there.is_relative_to(ray.weights_dir(THIRD))
+        assert there.read_bytes() == weights.read_bytes()
+        assert first.took_s["fetch"] > 0
+        second = await pool.start("r@2", launch(weights))
+        assert argv_of(second.pid)[-2] == str(there)
+        assert "fetch" not in second.took_s or second.took_s["fetch"] < first.took_s["fetch"]
     finally:
         ray.crash(THIRD)
 

@@ -50,6 +50,18 @@ def join(
     object_store_mib: Annotated[
         int | None, typer.Option(min=75, help="Ray's shared memory; Outpace needs none of it.")
     ] = 80,
+    weights_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights-dir", help="Where weights lie that this machine is sent.  [default: user's cache]"
+        ),
+    ] = None,
+    weights_gib: Annotated[
+        float | None,
+        typer.Option(
+            "--weights-gib", min=0, help="Most GiB of them while unused.  [default: a quarter of the disk]"
+        ),
+    ] = None,
     token_file: Annotated[
         Path, typer.Option(help="The cluster's token; --head makes one when there is none.")
     ] = DEFAULT_TOKEN_PATH,
@@ -75,6 +87,8 @@ def join(
         accelerator=accelerator,
         labels=labels_of(label or []),
         object_store_mib=object_store_mib,
+        weights_dir=weights_dir,
+        weights_gib=weights_gib,
     )
     if json:
         as_json({"head": address, "token_file": str(token_path)})

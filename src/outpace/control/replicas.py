@@ -13,7 +13,7 @@ from outpace.control.parts import ControlParts
 from outpace.control.served import Served
 from outpace.control.standbys import Standbys
 from outpace.engines.protocol import Engine, Readiness
-from outpace.fleet.pool import Child
+from outpace.fleet.pool import Child, Fetching
 from outpace.fleet.reasons import why_ended
 from outpace.fleet.replicas import Life, Turn, turned
 from outpace.fleet.starts import StartHistory, phases_told
@@ -62,12 +62,17 @@ class Replicas:
         self._canaries_s: dict[tuple[str, str], float] = {}
         self.history = StartHistory(parts.home.starts)
         self.standbys = Standbys(parts.pool, parts.clock)
+        # By replica's id as their name.
         self._starting: set[asyncio.Task[None]] = set()
 
     def of(self, deployment: str) -> list[Life]:
         """The replicas of a deployment, by number."""
         own = [life for life in self.lives.values() if life.deployment == deployment]
         return sorted(own, key=lambda life: (len(life.id), life.id))
+
+    def fetching(self, replica_id: str) -> Fetching | None:
+        """How far the weights of a replica are on their way to its machine; None when none are."""
+        return self._parts.pool.fetching(replica_id)
 
     def facts(self, digest: str) -> DeploymentEntry | None:
         """The facts that replicas of this version were started with; None when there are none."""
@@ -176,6 +181,8 @@ class Replicas:
             restarts=note.restarts,
             started_at=child.started_at,
             started_s=note.started_s,
+            # When its process began is not known; a start that hangs ends by one deadline later.
+            placed_s=self._parts.clock.monotonic_s(),
             memory_bytes=note.memory_bytes,
         )
         self._notes[life.id] = note
@@ -203,7 +210,7 @@ class Replicas:
             memory_bytes=served.require_resolved().replica_bytes,
         )
         self._set(life)
-        starting = asyncio.create_task(self._start(served, life))
+        starting = asyncio.create_task(self._start(served, life), name=replica_id)
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         # Another machine may take seconds to begin; nobody else shall wait for it.
@@ -214,6 +221,10 @@ class Replicas:
         life = self.lives[replica_id]
         self._end_tending(life.id)
         if not life.is_running:
+            if self.fetching(replica_id) is not None:
+                # Its weights may take long to come, and nobody waits for them any more.
+                for starting in [task for task in self._starting if task.get_name() == replica_id]:
+                    starting.cancel()
             self._forget(life)
             return
         retired = turned(life, "unwanted")
@@ -286,8 +297,9 @@ class Replicas:
             memory_bytes=life.memory_bytes,
         )
         child, started_from = await self._process(life, launch, msgspec.json.encode(note).decode())
-        place_s = self._parts.clock.monotonic_s() - life.started_s
-        self._costs[life.id] = Cost({"place": place_s}, started_from)
+        placed_s = self._parts.clock.monotonic_s()
+        place_s = placed_s - life.started_s - sum(child.took_s.values())
+        self._costs[life.id] = Cost({"place": place_s, **child.took_s}, started_from)
         self._notes[life.id] = note
         return msgspec.structs.replace(
             life,
@@ -296,6 +308,7 @@ class Replicas:
             token=launch.token,
             pid=child.pid,
             is_running=True,
+            placed_s=placed_s,
         )
 
     async def _process(self, life: Life, launch: Launch, note: str) -> tuple[Child, StartedFrom]:

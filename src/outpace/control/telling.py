@@ -10,7 +10,7 @@ from outpace.control.scaler import Scaler
 from outpace.control.served import Served
 from outpace.control.specs import notes_on, price_document, spec_document
 from outpace.fleet.cluster import MACHINE_LABEL
-from outpace.fleet.pool import PoolMachine
+from outpace.fleet.pool import Fetching, PoolMachine
 from outpace.fleet.replicas import Life
 from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
@@ -21,6 +21,7 @@ from outpace.values.snapshot import DeploymentEntry
 from outpace.values.starts import StartBill
 
 STARTS_TOLD = 10
+_MB = 10**6
 
 
 def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "model": entry.model,
         "engine": entry.engine,
         "state": entry.state,
-        "reason": reconciler.problem(served),
+        "reason": reconciler.problem(served) or _fetching_words(reconciler, spec.name),
         "precision": served.resolved.precision if served.resolved else spec.precision,
         "kv_precision": served.resolved.kv_precision if served.resolved else spec.kv_precision,
         "engine_version": served.resolved.engine_version if served.resolved else None,
@@ -116,7 +117,26 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 
 def _replicas(reconciler: Reconciler, name: str) -> list[dict[str, Any]]:
-    return [_replica(life, reconciler.is_idle(life.id)) for life in reconciler.replicas.of(name)]
+    return [_told_replica(reconciler, life) for life in reconciler.replicas.of(name)]
+
+
+def _told_replica(reconciler: Reconciler, life: Life) -> dict[str, Any]:
+    fetching = reconciler.replicas.fetching(life.id)
+    document = _replica(life, reconciler.is_idle(life.id))
+    return document if fetching is None else {**document, "reason": _fetched_words(fetching)}
+
+
+def _fetching_words(reconciler: Reconciler, name: str) -> str | None:
+    """How far weights are on their way to a machine of this deployment; None when none are."""
+    seen = (reconciler.replicas.fetching(life.id) for life in reconciler.replicas.of(name))
+    return next((_fetched_words(fetching) for fetching in seen if fetching is not None), None)
+
+
+def _fetched_words(fetching: Fetching) -> str:
+    if not fetching.total_bytes:
+        return "the machine is to be sent the weights"
+    share = fetching.done_bytes / fetching.total_bytes
+    return f"sending the weights to the machine: {100 * share:.0f} % of {fetching.total_bytes / _MB:.0f} MB"
 
 
 def _standby(served: Served, reconciler: Reconciler) -> dict[str, Any]:

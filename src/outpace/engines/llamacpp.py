@@ -113,7 +113,7 @@ class LlamaCpp:
             threads=order.threads,
             embeddings="embeddings" in order.tasks,
         )
-        weights = (order.artifact_path,)
+        weights = tuple(filter(None, (order.artifact_path, settings.draft_path)))
         return child.launch_module(_MODULE, config, path, order.token, weights)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:

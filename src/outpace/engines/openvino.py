@@ -103,7 +103,8 @@ class OpenVino:
             context_tokens=order.context_tokens,
             threads=order.threads,
         )
-        return child.launch_module("outpace.engines.openvino_child", config, path, order.token)
+        weights = (order.artifact_path,)
+        return child.launch_module("outpace.engines.openvino_child", config, path, order.token, weights)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         body = {"model": deployment.engine_model, "prompts": ["ready"], "max_tokens": 1, "temperature": 0}

@@ -77,7 +77,8 @@ class Sglang(ServedEngine):
             takes_key_file=True,
             missing="pip install sglang there, or name an interpreter that has it in OUTPACE_SGLANG_PYTHON",
         )
-        return child.launch_module("outpace.engines.front_main", config, path, order.token)
+        files = tuple(filter(None, (order.artifact_path, settings.draft_model)))
+        return child.launch_module("outpace.engines.front_main", config, path, order.token, files)
 
 
 def _flags(settings: SglangSettings, order: LaunchOrder) -> tuple[str, ...]:

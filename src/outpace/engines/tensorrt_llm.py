@@ -77,7 +77,8 @@ class TensorRtLlm(ServedEngine):
             argv=("trtllm-serve", "{weights}", *_flags(settings, order)),
             missing="start Outpace where TensorRT-LLM is installed, such as NVIDIA's container",
         )
-        return child.launch_module("outpace.engines.front_main", config, path, order.token)
+        files = tuple(filter(None, (order.artifact_path, settings.options_file)))
+        return child.launch_module("outpace.engines.front_main", config, path, order.token, files)
 
     def load(self, body: bytes) -> Load:
         """Figures of the newest iteration; none since the last look means that nothing runs."""

@@ -85,7 +85,8 @@ class Vllm(ServedEngine):
             arguments=(*_model_flags(order), *_flags(settings)),
             draft=settings.draft_model,
         )
-        launch = child.launch_module("outpace.engines.vllm_main", config, path, order.token)
+        files = tuple(filter(None, (order.artifact_path, settings.draft_model)))
+        launch = child.launch_module("outpace.engines.vllm_main", config, path, order.token, files)
         return msgspec.structs.replace(launch, env={**launch.env, **_environment(settings, order)})
 
 

@@ -29,6 +29,8 @@ class HostOrder(msgspec.Struct, frozen=True, kw_only=True):
     rank: int = 0
     first_address: str = ""
     stands_by: bool = False
+    # Where the one who gives the order keeps artifacts.
+    artifacts_dir: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,7 @@ def moved(launch: Launch, order: HostOrder, paths: Mapping[str, str]) -> Launch:
         argv=tuple(_replaced(word, paths) for word in argv),
         env={name: _replaced(value, paths) for name, value in launch.env.items()},
         address=_replaced(launch.address, paths),
+        files=tuple(_replaced(path, paths) for path in launch.files),
     )
 
 

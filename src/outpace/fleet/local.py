@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from outpace.fleet import wire
-from outpace.fleet.pool import Child, PoolMachine
+from outpace.fleet.pool import Child, Fetching, PoolMachine
 from outpace.values.clock import Clock
 from outpace.values.deployment import Launch
 from outpace.values.errors import Conflict, EngineFailed, InvalidInput, OutpaceError, Overloaded
@@ -28,20 +28,21 @@ class SocketPool:
         self._who = who
         self._clock = clock
         self._answer_s = answer_s
+        self._fetching: dict[str, Fetching] = {}
 
     async def start(self, name: str, launch: Launch, note: str = "") -> Child:
         """Start a process. Raises Conflict, InvalidInput or EngineFailed."""
-        return (await self._ask(wire.Spawn(name=name, launch=launch, note=note))).children[0]
+        return await self._begin(name, wire.Spawn(name=name, launch=launch, note=note))
 
     async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
         """Start a process that waits for another's launch. Raises Conflict, InvalidInput or EngineFailed."""
         order = wire.Spawn(name=name, launch=launch, note=note, stands_by=True)
-        return (await self._ask(order)).children[0]
+        return await self._begin(name, order)
 
     async def hand_over(self, standby: str, name: str, launch: Launch, note: str = "") -> Child:
         """Let a process that stands by become a replica. Raises Conflict, InvalidInput or EngineFailed."""
         order = wire.HandOver(standby=standby, name=name, launch=launch, note=note)
-        return (await self._ask(order)).children[0]
+        return await self._begin(name, order)
 
     async def stop(self, name: str, grace_s: float) -> None:
         """Ask a replica to end; its group is killed after `grace_s`."""
@@ -58,6 +59,10 @@ class SocketPool:
     async def machines(self) -> list[PoolMachine]:
         """The machines of a pool that has several."""
         return (await self._ask(wire.Machines())).machines
+
+    def fetching(self, name: str) -> Fetching | None:
+        """How far the weights of a start under way have come."""
+        return self._fetching.get(name)
 
     async def ends(self) -> AsyncIterator[Child]:
         """Every end of a replica from now on; comes back by itself when the connection is lost."""
@@ -79,23 +84,32 @@ class SocketPool:
         finally:
             writer.close()
 
-    async def _ask(self, order: wire.Order) -> wire.Answer:
+    async def _begin(self, name: str, order: wire.Order) -> Child:
         try:
-            async with asyncio.timeout(self._answer_s):
-                raw = await self._exchange(wire.line(order))
-            answer = wire.answer(raw)
+            return (await self._ask(order, name)).children[0]
+        finally:
+            self._fetching.pop(name, None)
+
+    async def _ask(self, order: wire.Order, name: str = "") -> wire.Answer:
+        try:
+            answer = await self._exchange(wire.line(order), name)
         except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
             raise Overloaded(f"{self._who} does not answer ({error or type(error).__name__})") from error
         if answer.error is not None:
             raise _refusal(answer.code, answer.error)
         return answer
 
-    async def _exchange(self, line: bytes) -> bytes:
+    async def _exchange(self, line: bytes, name: str) -> wire.Answer:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=wire.LONGEST_LINE_BYTES)
         try:
             writer.write(line)
-            await writer.drain()
-            return await reader.readline()
+            async with asyncio.timeout(self._answer_s) as deadline:
+                await writer.drain()
+                while (answer := wire.answer(await reader.readline())).fetching is not None:
+                    # Weights take as long as they take; that they come is a sign of life.
+                    self._fetching[name] = answer.fetching
+                    deadline.reschedule(asyncio.get_running_loop().time() + self._answer_s)
+            return answer
         finally:
             writer.close()
 

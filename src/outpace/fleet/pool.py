@@ -34,6 +34,15 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     # The machine it runs on; empty: this one.
     machine: str = ""
+    # What its start cost before its process began, by phase, in seconds.
+    took_s: dict[str, float] = {}
+
+
+class Fetching(msgspec.Struct, frozen=True):
+    """How far the weights of a start are on their way to its machines."""
+
+    done_bytes: int
+    total_bytes: int
 
 
 class PoolMachine(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +91,10 @@ class Pool(Protocol):
 
     async def machines(self) -> list[PoolMachine]:
         """The machines of a pool that has several; empty for one that runs on this machine only."""
+        ...
+
+    def fetching(self, name: str) -> Fetching | None:
+        """How far the weights of a start under way have come; None: nothing has to come."""
         ...
 
     def ends(self) -> AsyncIterator[Child]:

@@ -10,6 +10,8 @@ from outpace.fleet import wire
 from outpace.fleet.pool import Pool
 from outpace.values.errors import InvalidInput, OutpaceError
 
+_TELL_EVERY_S = 0.5
+
 
 class PoolDoor:
     """Obeys orders on a socket with a pool; orders of one connection one after the other."""
@@ -27,7 +29,7 @@ class PoolDoor:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while raw := await reader.readline():
-                answer = await self._answer(raw)
+                answer = await self._answer_at_last(raw, writer)
                 writer.write(wire.line(answer))
                 await writer.drain()
                 if _is_watch(raw):
@@ -37,6 +39,21 @@ class PoolDoor:
             pass
         finally:
             writer.close()
+
+    async def _answer_at_last(self, raw: bytes, writer: asyncio.StreamWriter) -> wire.Answer:
+        """The answer; meanwhile how far a start's weights are. A start is given up when nobody listens any more."""
+        answering = asyncio.create_task(self._answer(raw))
+        name = _name_of(raw)
+        try:
+            while not answering.done():
+                await asyncio.wait({answering}, timeout=_TELL_EVERY_S)
+                fetching = self._pool.fetching(name)
+                if fetching is not None and not answering.done():
+                    writer.write(wire.line(wire.Answer(fetching=fetching)))
+                    await writer.drain()
+            return answering.result()
+        finally:
+            answering.cancel()
 
     async def _answer(self, raw: bytes) -> wire.Answer:
         try:
@@ -83,3 +100,11 @@ def _is_watch(raw: bytes) -> bool:
     with contextlib.suppress(msgspec.DecodeError):
         return isinstance(wire.order(raw), wire.Watch)
     return False
+
+
+def _name_of(raw: bytes) -> str:
+    """Whose start this orders; empty for all other orders."""
+    with contextlib.suppress(msgspec.DecodeError):
+        order = wire.order(raw)
+        return order.name if isinstance(order, wire.Spawn | wire.HandOver) else ""
+    return ""

@@ -4,13 +4,20 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from outpace.fleet.cluster import bundles_of, selector_of
+from outpace.fleet.fetching import FetchedStore
 from outpace.fleet.pool import PoolMachine
 from outpace.fleet.ray_host import ReplicaHost
+from outpace.fleet.ray_node import WEIGHTS_DIR, WEIGHTS_GIB
+from outpace.values.clock import SystemClock
 from outpace.values.deployment import Needs
 from outpace.values.errors import EngineFailed, InvalidInput
+from outpace.values.units import GIB
 
 # Names of actors are looked up in it; homes are told apart by the names.
 _NAMESPACE = "outpace"
@@ -73,7 +80,22 @@ class _Host(ReplicaHost):
         import ray
 
         machine = ray.util.get_node_ip_address()
-        super().__init__(machine, machine, lease_s, _give_back)
+        super().__init__(machine, machine, lease_s, _give_back, _fetched())
+
+
+def _fetched() -> FetchedStore:
+    """What this machine was sent, where `outpace node join` said or in the user's cache."""
+    told = os.environ.get(WEIGHTS_DIR)
+    folder = Path(told).expanduser() if told else Path(platformdirs.user_cache_dir("outpace")) / "weights"
+    bound_gib = os.environ.get(WEIGHTS_GIB)
+    return FetchedStore(folder, int(float(bound_gib) * GIB) if bound_gib else None, SystemClock())
+
+
+def own_address() -> str:
+    """This machine's address for the others."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
 
 
 def _give_back() -> None:

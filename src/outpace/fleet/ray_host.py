@@ -6,6 +6,7 @@ travels as a pickle. It ends by itself when nobody has asked for it during its l
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import sys
 import tempfile
@@ -16,10 +17,12 @@ import msgspec
 
 from outpace import __version__
 from outpace.fleet import wire
+from outpace.fleet.artifacts import Artifact, FetchOrder, is_here
 from outpace.fleet.cluster import Facts, HostOrder, moved, why_other_version
+from outpace.fleet.fetching import FetchedStore
 from outpace.fleet.keeper import Behind
 from outpace.fleet.local import LocalPool
-from outpace.fleet.pool import Child
+from outpace.fleet.pool import Child, Fetching
 from outpace.hardware.machine import detect
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import Launch
@@ -48,14 +51,23 @@ def facts() -> Facts:
 class ReplicaHost:
     """One replica on one machine; its methods run on one event loop."""
 
-    def __init__(self, host: str, machine: str, lease_s: float, give_back: Callable[[], None]) -> None:
+    def __init__(
+        self, host: str, machine: str, lease_s: float, give_back: Callable[[], None], fetched: FetchedStore
+    ) -> None:
         self._host = host
         self._machine = machine
         self._lease_s = lease_s
+        # What this machine was sent, for this replica and others.
+        self._fetched = fetched
+        # Where fetched artifacts lie here, by their paths where they came from.
+        self._places: dict[str, str] = {}
+        self._fetching = Fetching(0, 0)
+        self._leased: asyncio.Task[None] | None = None
         # Called when the lease ran out, after everything has ended.
         self._give_back = give_back
         self._clock = SystemClock()
-        self._home = Home(Path(tempfile.mkdtemp(prefix="outpace-")))
+        # Made when something starts: an actor that is killed before leaves no folder.
+        self._home = Home(Path(tempfile.gettempdir()) / f"outpace-{secrets.token_hex(6)}")
         self._pool = LocalPool(self._home, self._clock)
         self._keeper: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -64,11 +76,42 @@ class ReplicaHost:
         self._asked_s = self._clock.monotonic_s()
         self._renaming = asyncio.Lock()
         self._told_bytes = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
 
     async def facts(self) -> bytes:
         """The machine's `Facts`."""
+        self._renew()
         return msgspec.json.encode(facts())
+
+    async def lacks(self, raw: bytes) -> bytes:
+        """Which of these artifacts are not here under the same path, as a list of paths."""
+        self._renew()
+        artifacts = msgspec.json.decode(raw, type=list[Artifact])
+        here = await asyncio.to_thread(lambda: [is_here(artifact) for artifact in artifacts])
+        lacking = [artifact.path for artifact, is_ok in zip(artifacts, here, strict=True) if not is_ok]
+        return msgspec.json.encode(lacking)
+
+    async def fetch(self, raw: bytes) -> bytes:
+        """Bring what a `FetchOrder` names; an answer with the error, or without one when all is here."""
+        order = msgspec.json.decode(raw, type=FetchOrder)
+        before_bytes = 0
+        total_bytes = sum(artifact.size_bytes for artifact in order.artifacts)
+
+        def report(done_bytes: int, of_bytes: int) -> None:
+            self._fetching = Fetching(before_bytes + done_bytes, total_bytes)
+
+        try:
+            for artifact in order.artifacts:
+                self._places[artifact.path] = str(await self._fetched.bring(artifact, order.source, report))
+                before_bytes += artifact.size_bytes
+        except OutpaceError as error:
+            return wire.line(wire.Answer(error=f"{self._machine}: {error}", code=error.code))
+        return wire.line(wire.Answer())
+
+    async def fetching(self) -> bytes:
+        """How far `fetch` is; renews the lease."""
+        self._renew()
+        return msgspec.json.encode(self._fetching)
 
     async def start(self, raw: bytes) -> bytes:
         """Start what a `HostOrder` says; the child, or why not."""
@@ -129,6 +172,8 @@ class ReplicaHost:
 
     def _renew(self) -> None:
         self._asked_s = self._clock.monotonic_s()
+        if self._leased is None:
+            self._leased = asyncio.create_task(self._end_with_lease())
 
     async def _start(self, order: HostOrder) -> Child:
         problem = why_other_version(order.version, __version__)
@@ -140,7 +185,7 @@ class ReplicaHost:
         self._point(launch)
         child = await self._at_last(order, launch)
         self._child = self._placed(child)
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._end_with_lease())]
+        self._watching = asyncio.create_task(self._watch())
         return self._child
 
     async def _hand_over(self, order: HostOrder) -> Child:
@@ -156,7 +201,10 @@ class ReplicaHost:
 
     def _here(self, order: HostOrder) -> Launch:
         """The launch with this machine's paths. Raises EngineFailed for files that are not here."""
-        paths = {order.python: sys.executable, order.socket_dir: str(self._home.sockets)}
+        paths = {order.python: sys.executable, order.socket_dir: str(self._home.sockets), **self._places}
+        if order.artifacts_dir and not Path(order.artifacts_dir).is_dir():
+            # What engines make of weights is kept with what was sent here.
+            paths[order.artifacts_dir] = str(self._fetched.folder)
         launch = moved(order.launch, order, paths)
         self._require_files(launch.files)
         return launch
@@ -177,7 +225,7 @@ class ReplicaHost:
         missing = [path for path in files if not Path(path).exists()]
         if missing:
             raise EngineFailed(
-                f"{self._machine} has no {missing[0]}; share the folder between the machines, or copy it there"
+                f"{self._machine} has no {missing[0]}, nor has the machine of `outpace up`; is the path right?"
             )
 
     async def _start_keeper(self) -> None:
@@ -255,3 +303,5 @@ class ReplicaHost:
             if self._keeper.returncode is None:
                 self._keeper.kill()
         shutil.rmtree(self._home.root, ignore_errors=True)
+        self._fetched.release()
+        await asyncio.to_thread(self._fetched.collect)

@@ -14,6 +14,9 @@ from outpace.values.errors import InvalidInput
 # Ray reads the token there by itself.
 DEFAULT_TOKEN_PATH = Path("~/.ray/auth_token")
 _TOKEN_BYTES = 32
+# Told to what runs on this machine: where weights lie that it is sent, and how many GiB of unused ones.
+WEIGHTS_DIR = "OUTPACE_NODE_WEIGHTS_DIR"
+WEIGHTS_GIB = "OUTPACE_NODE_WEIGHTS_GIB"
 # A machine that went silent is given up after some seconds instead of half a minute.
 _QUICK_HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -38,6 +41,9 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     object_store_mib: int | None = None
     folder: Path | None = None
+    # For weights that this machine is sent; None: the user's cache, and a quarter of its disk for unused ones.
+    weights_dir: Path | None = None
+    weights_gib: float | None = None
 
 
 def ray_start(options: NodeOptions) -> list[str]:
@@ -62,10 +68,14 @@ def ray_start(options: NodeOptions) -> list[str]:
     return command + [f"{name}={value}" for name, value in given.items() if value is not None]
 
 
-def node_env(token_path: Path, *, is_head: bool) -> dict[str, str]:
-    """The environment of `ray start`."""
+def node_env(options: NodeOptions, token_path: Path) -> dict[str, str]:
+    """The environment of `ray start`; what runs on this machine inherits it."""
     own = {"RAY_USAGE_STATS_ENABLED": "0", **token_env(token_path)}
-    return {**os.environ, **own, **(_QUICK_HEALTH if is_head else {})}
+    if options.weights_dir is not None:
+        own[WEIGHTS_DIR] = str(options.weights_dir.expanduser().absolute())
+    if options.weights_gib is not None:
+        own[WEIGHTS_GIB] = str(options.weights_gib)
+    return {**os.environ, **own, **(_QUICK_HEALTH if options.head is None else {})}
 
 
 def token_env(token_path: Path) -> dict[str, str]:
@@ -91,5 +101,5 @@ def require_token(path: Path, *, may_make: bool) -> Path:
 
 def start(options: NodeOptions, token_path: Path) -> "subprocess.Popen[bytes]":
     """Join; the process ends when this machine has left."""
-    env = node_env(token_path, is_head=options.head is None)
+    env = node_env(options, token_path)
     return subprocess.Popen(ray_start(options), env=env, stdin=subprocess.DEVNULL)

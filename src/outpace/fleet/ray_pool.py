@@ -29,13 +29,14 @@ from outpace.fleet.cluster import (
     why_no_room,
 )
 from outpace.fleet.logs import BoundedLog
-from outpace.fleet.pool import Child, PoolMachine, require_startable
+from outpace.fleet.pool import Child, Fetching, PoolMachine, require_startable
 from outpace.fleet.pool_door import PoolDoor
 from outpace.fleet.ray_calls import (
     connect,
     hosts_for,
     machines_now,
     machines_of,
+    own_address,
     rays_errors,
     remove,
     remove_groups,
@@ -43,6 +44,7 @@ from outpace.fleet.ray_calls import (
 )
 from outpace.fleet.record import mark_of
 from outpace.fleet.supervisor import EXIT_CONFIG
+from outpace.fleet.supplies import Supplies, within
 from outpace.values.clock import Clock, SystemClock
 from outpace.values.deployment import Launch, Needs
 from outpace.values.errors import Conflict, EngineFailed, InvalidInput, OutpaceError
@@ -105,6 +107,9 @@ class _Life:
         self.watching: asyncio.Task[None] | None = None
         self.killer: asyncio.Task[None] | None = None
         self.machines: list[str] = []
+        # How far the weights are, by machine; empty when nothing has to come.
+        self.fetching: dict[int, Fetching] = {}
+        self.fetch_s = 0.0
 
 
 class RayPool:
@@ -120,7 +125,7 @@ class RayPool:
         self._listeners: set[asyncio.Queue[Child]] = set()
         # By the cluster's id of a machine: what is wrong with it.
         self._problems: dict[str, str] = {}
-        self._looked_at: set[str] = set()
+        self._supplies = Supplies(home.sockets, own_address)
 
     # The protocol
 
@@ -144,9 +149,14 @@ class RayPool:
         life = self._lives.get(standby)
         if life is None or life.child is None or launch.needs != life.needs:
             raise EngineFailed(f"{standby} does not stand by for this")
-        order = self._order(name, launch, note)
-        with rays_errors():
-            life.child = await _answered(life.hosts[0].hand_over.remote(msgspec.json.encode(order)))
+        try:
+            with rays_errors():
+                await self._supply(life, launch)
+                order = msgspec.json.encode(self._order(name, launch, note))
+                life.child = self._with_cost(life, await _answered(life.hosts[0].hand_over.remote(order)))
+        except EngineFailed:
+            await self.stop(standby, 0.0)
+            raise
         del self._lives[standby]
         life.name = name
         self._lives[name] = life
@@ -164,7 +174,9 @@ class RayPool:
         try:
             with rays_errors():
                 await self._host(life, launch.needs)
-                life.child = await self._start_engine(life, launch, note, stands_by=stands_by)
+                await self._supply(life, launch)
+                child = await self._start_engine(life, launch, note, stands_by=stands_by)
+                life.child = self._with_cost(life, child)
         except BaseException:
             del self._lives[name]
             await self._abandon(life)
@@ -194,6 +206,14 @@ class RayPool:
         """The machines of the cluster, those that left it too."""
         with rays_errors():
             return await asyncio.to_thread(machines_now, dict(self._problems))
+
+    def fetching(self, name: str) -> Fetching | None:
+        """How far the weights of a start under way have come, over all its machines."""
+        life = self._lives.get(name)
+        if life is None or not life.fetching:
+            return None
+        seen = life.fetching.values()
+        return Fetching(sum(each.done_bytes for each in seen), sum(each.total_bytes for each in seen))
 
     async def ends(self) -> AsyncIterator[Child]:
         """Every end from now on."""
@@ -231,6 +251,7 @@ class RayPool:
             await asyncio.wait(watching, timeout=grace_s + _KILLED_MARGIN_S)
         for life in list(self._lives.values()):
             await self._abandon(life)
+        await self._supplies.close()
         with contextlib.suppress(OutpaceError), rays_errors():
             await asyncio.to_thread(remove_groups, self._prefix, set())
 
@@ -266,13 +287,24 @@ class RayPool:
     async def _first_liar(self, life: _Life) -> str | None:
         known = {machine.name: machine for machine in await self.machines()}
         for host, machine in zip(life.hosts, life.machines, strict=True):
-            found = msgspec.json.decode(await _within(_HOST_S, host.facts.remote()), type=Facts)
+            found = msgspec.json.decode(await within(_HOST_S, host.facts.remote()), type=Facts)
             claim = known.get(machine)
             problem = why_lying(claim.resources, claim.labels, found) if claim else None
             if problem is not None:
                 self._problems[machine] = problem
                 return machine
         return None
+
+    async def _supply(self, life: _Life, launch: Launch) -> None:
+        """Every file of the launch on every machine of the replica. Raises EngineFailed when one cannot come."""
+        began_s = self._clock.monotonic_s()
+        if await self._supplies.bring(life.hosts, launch.files, life.fetching):
+            life.fetch_s = self._clock.monotonic_s() - began_s
+
+    def _with_cost(self, life: _Life, child: Child) -> Child:
+        took_s = {"fetch": life.fetch_s} if life.fetch_s else {}
+        life.fetch_s = 0.0
+        return msgspec.structs.replace(child, took_s=took_s)
 
     async def _start_engine(self, life: _Life, launch: Launch, note: str, *, stands_by: bool) -> Child:
         first: Child | None = None
@@ -296,6 +328,7 @@ class RayPool:
             version=__version__,
             python=sys.executable,
             socket_dir=str(self._home.sockets),
+            artifacts_dir=str(self._home.artifacts),
         )
 
     async def _let_end(self, name: str) -> None:
@@ -313,7 +346,7 @@ class RayPool:
         if life.child is None:
             return
         with contextlib.suppress(Exception):
-            answer = wire.answer(await _within(_LOOK_S, life.hosts[0].look.remote()))
+            answer = wire.answer(await within(_LOOK_S, life.hosts[0].look.remote()))
             self._keep_log(life.name, answer.log)
             if answer.children and life.child.exit_code is None:
                 life.child = answer.children[0]
@@ -383,7 +416,7 @@ class RayPool:
         by_rank = sorted(names, key=lambda name: int(name.rpartition("/")[2]))
         with contextlib.suppress(Exception):
             life.hosts = [await asyncio.to_thread(ray.get_actor, name) for name in by_rank]
-            raws = [await _within(_FIND_S, host.look.remote()) for host in life.hosts]
+            raws = [await within(_FIND_S, host.look.remote()) for host in life.hosts]
             life.child = next(iter(wire.answer(raws[0]).children), None)
             # What stood by has another name by now than its actor.
             life.name = life.child.name if life.child else life.name
@@ -405,15 +438,10 @@ class RayPool:
 
 async def _answered(awaited: Awaitable[bytes]) -> Child:
     """The child of a host's answer. Raises EngineFailed with its error."""
-    answer = wire.answer(await _within(_HOST_S, awaited))
+    answer = wire.answer(await within(_HOST_S, awaited))
     if answer.error is not None:
         raise EngineFailed(answer.error)
     return answer.children[0]
-
-
-async def _within(deadline_s: float, awaited: Awaitable[bytes]) -> bytes:
-    async with asyncio.timeout(deadline_s):
-        return await awaited
 
 
 def main(argv: list[str]) -> None:

@@ -74,6 +74,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     # Monotonic clock, for durations.
     started_s: float = 0.0
+    # Its process began; the start deadline counts from here, since weights may take long to come.
+    placed_s: float = 0.0
     ready_at: float | None = None
     load_s: float | None = None
     # That its process is reckoned to hold.

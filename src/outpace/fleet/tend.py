@@ -37,7 +37,7 @@ async def bring_up(life: Life, readiness: Readiness, clock: Clock) -> float:
     Raises EngineTimedOut after its start deadline.
     """
     last_problem = "it does not answer"
-    deadline_s = life.started_s + readiness.start_deadline_s
+    deadline_s = max(life.started_s, life.placed_s) + readiness.start_deadline_s
     async with Probe(life.address, life.token) as probe:
         while True:
             left_s = deadline_s - clock.monotonic_s()
@@ -51,7 +51,7 @@ async def bring_up(life: Life, readiness: Readiness, clock: Clock) -> float:
                     return clock.monotonic_s() - asked_s
             except EngineFailed as error:
                 last_problem = str(error)
-            await clock.sleep(knock_again_s(clock.monotonic_s() - life.started_s))
+            await clock.sleep(knock_again_s(clock.monotonic_s() - max(life.started_s, life.placed_s)))
 
 
 def knock_again_s(waited_s: float) -> float:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from outpace.fleet.pool import Child, PoolMachine
+from outpace.fleet.pool import Child, Fetching, PoolMachine
 from outpace.values.deployment import Launch
 
 LONGEST_LINE_BYTES = 1024 * 1024
@@ -58,6 +58,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str | None = None
     # What a replica on another machine has written since it was last asked.
     log: str = ""
+    # Another answer follows: the start is under way, and its weights have come so far.
+    fetching: Fetching | None = None
 
 
 _ENCODER = msgspec.json.Encoder()
