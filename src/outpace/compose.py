@@ -17,10 +17,7 @@ from outpace import settings as settings_room
 from outpace.engines.facts import (
     DEFAULT_KV,
     GATED_KV,
-    UNPACKED,
-    WHOLE_KV,
     engine_version,
-    is_unpacked,
     kv_settings,
     require_no_kv_settings,
 )
@@ -28,7 +25,7 @@ from outpace.engines.speculation import require_no_speculation_settings, specula
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import DeploymentSpec, External
-from outpace.values.errors import EngineFailed, InvalidInput
+from outpace.values.errors import InvalidInput, OutpaceError
 from outpace.values.home import Home
 from outpace.values.money import Price
 
@@ -114,7 +111,7 @@ def control_parts(settings: Settings) -> "ControlParts":
 
     clock, home = SystemClock(), settings_room.home_of(settings)
     supervisor = LocalPool(home, clock)
-    models = Models(home, settings.workers)
+    models = Models(home, settings.workers, is_one_machine=settings.ray is None)
 
     async def programs() -> ProgramList:
         return ProgramList([child for child in await supervisor.everything() if not child.is_replica])
@@ -141,32 +138,19 @@ def control_parts(settings: Settings) -> "ControlParts":
 
 async def _prove(home: Home, model: str) -> None:
     """Run `outpace.lab.prove` for a model. Raises EngineFailed."""
-    await _run_lab(home.logs / "prove.log", "outpace.lab.prove", str(home.artifacts), model)
+    from outpace.lab.apart import run_apart
+
+    await run_apart(home.logs / "prove.log", "outpace.lab.prove", str(home.artifacts), model)
 
 
-async def _profile(home: Home, spec: DeploymentSpec) -> None:
-    """Run `outpace.lab.profile_one` for what a spec serves; cancelling ends it. Raises EngineFailed."""
+async def _profile(home: Home, spec: DeploymentSpec, engine: str) -> None:
+    """Run `outpace.lab.profile_one` for a spec's variant on an engine; cancelling ends it. Raises EngineFailed."""
+    from outpace.lab.apart import run_apart
+
     models = Models(home)
-    variant = await asyncio.to_thread(models.variant, spec)
+    variant = await asyncio.to_thread(models.variant, spec, engine)
     encoded = msgspec.json.encode(variant).decode()
-    await _run_lab(home.logs / "profile.log", "outpace.lab.profile_one", str(home.profiles), encoded)
-
-
-async def _run_lab(log: Path, module: str, *arguments: str) -> None:
-    """Run a module of the lab to its end; it ends with control. Raises EngineFailed."""
-    with log.open("ab") as words:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-        )
-    try:
-        if await process.wait() != 0:
-            raise EngineFailed(f"{module} ended with {process.returncode}; see {log}")
-    finally:
-        if process.returncode is None:
-            process.kill()
+    await run_apart(home.logs / "profile.log", "outpace.lab.profile_one", str(home.profiles), encoded)
 
 
 def _control_settings(settings: Settings) -> "ControlSettings":
@@ -184,11 +168,12 @@ def _control_settings(settings: Settings) -> "ControlSettings":
 class Models:
     """The catalogue as control sees it: specs resolved to what a replica needs."""
 
-    def __init__(self, home: Home, workers: int = 1) -> None:
+    def __init__(self, home: Home, workers: int = 1, *, is_one_machine: bool = True) -> None:
         from outpace.catalogue import ArtifactStore
         from outpace.lab.profiled import Profiled
 
         self._workers = workers
+        self._is_one_machine = is_one_machine
         self._artifacts = home.artifacts
         self._store = ArtifactStore(home.artifacts)
         # What was chosen, as long as verdicts and speeds on disk are the same.
@@ -198,6 +183,7 @@ class Models:
     def resolve(self, spec: DeploymentSpec) -> "Resolved":
         """What is known of a spec's model. Raises ModelNotFound, WeightsInvalid, InvalidInput."""
         from outpace.catalogue import resolve
+        from outpace.control.formats import unpacked
         from outpace.control.parts import Resolved
         from outpace.fleet.sizing import require_room
 
@@ -228,10 +214,59 @@ class Models:
         require_no_kv_settings(engine, spec.engine_settings)
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
-        chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, _unpacked(resolved))
-        replica_bytes = int(_replica_bytes(found, chosen))
-        require_room(spec.replicas, replica_bytes, memory_bytes())
-        return self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=replica_bytes))
+        chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, unpacked(resolved))
+        bytes_each = self._bytes_of(found, chosen)
+        require_room(spec.replicas, bytes_each, memory_bytes())
+        tuned = self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=bytes_each))
+        return self._with_companion(spec, found, tuned)
+
+    def _with_companion(self, spec: DeploymentSpec, found: "Found", main: "Resolved") -> "Resolved":
+        """With a second variant for many users, or why there is none; its troubles are its own."""
+        from outpace.lab.companion import why_no_companion, why_no_room
+
+        try:
+            reason = why_no_companion(spec, found)
+            if not self._is_one_machine:
+                reason = "second variants are held on one machine only, not on Ray"
+            companion = None if reason else self._companion(spec, found, main)
+        except (OutpaceError, OSError) as error:
+            companion, reason = None, str(error)
+        if companion is not None:
+            reason = why_no_room(main.replica_bytes, companion.replica_bytes, memory_bytes())
+        return msgspec.structs.replace(main, companion=None if reason else companion, no_companion=reason)
+
+    def _companion(self, spec: DeploymentSpec, found: "Found", main: "Resolved") -> "Resolved":
+        """The weights as shipped, keys and values as proven for its engine. Raises InvalidInput."""
+        from outpace.lab.companion import ENGINE
+
+        parallel = self._size(found, spec.engine_settings, pages_kv=True).parallel
+        bare = msgspec.structs.replace(
+            main,
+            engine=ENGINE,
+            engine_version=engine_version(ENGINE),
+            precision=found.precision,
+            artifact_path=str(found.artifact_path),
+            canary="",
+            parallel=parallel,
+            in_flight=self._in_flight(parallel),
+            speculation=None,
+            speculation_reason="off: many users leave nothing to guess with",
+        )
+        companion = self._with_kv(spec, bare)
+        measured = self.profiled.find(_variant_of(spec, companion, self._artifacts))
+        return msgspec.structs.replace(
+            companion,
+            variant=f"{ENGINE}{companion.variant}",
+            replica_bytes=self._bytes_of(found, companion),
+            profile=measured.profile,
+            profile_reason=measured.reason,
+        )
+
+    def _bytes_of(self, found: "Found", resolved: "Resolved") -> int:
+        from outpace.lab.footprint import replica_bytes
+
+        path = Path(resolved.artifact_path) if resolved.artifact_path else None
+        return replica_bytes(found, path, resolved.parallel * (resolved.context_tokens or 0))
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With what was measured of this variant here, and the speculation that follows or was asked for."""
@@ -251,9 +286,14 @@ class Models:
             profile_reason=tuned.found.reason,
         )
 
-    def variant(self, spec: DeploymentSpec) -> "Variant":
-        """What a spec serves here, as a profile sees it. Raises InvalidInput, ModelNotFound, WeightsInvalid."""
+    def variant(self, spec: DeploymentSpec, engine: str | None = None) -> "Variant":
+        """What a spec serves here, its companion where `engine` is that one's, as a profile sees it.
+
+        Raises InvalidInput, ModelNotFound, WeightsInvalid.
+        """
         resolved = self.resolve(spec)
+        if resolved.companion is not None and resolved.companion.engine == engine:
+            resolved = resolved.companion
         if resolved.artifact_path is None:
             raise InvalidInput("deployment", f"{spec.name} has no weights here that could be measured")
         return _variant_of(spec, resolved, self._artifacts)
@@ -268,13 +308,17 @@ class Models:
         if resolved.artifact_path is None or (is_auto and not has_evidence):
             return msgspec.structs.replace(resolved, precision_reason=_AS_SHIPPED)
         if not {"chat", "completions"} & set(resolved.tasks):
-            return resolved if is_auto else _forced_kv(spec, resolved)
+            from outpace.control.formats import forced_kv
+
+            return resolved if is_auto else forced_kv(spec, resolved)
         return _chosen_of(resolved, self._chosen(spec))
 
     def _with_kv(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With the KV format that is proven for the engine, or what was asked for by name. Raises InvalidInput."""
+        from outpace.control.formats import forced_kv
+
         if resolved.engine not in GATED_KV or resolved.artifact_path is None:
-            return _forced_kv(spec, resolved)
+            return forced_kv(spec, resolved)
         from outpace.lab.proven import served_kv
 
         kv = served_kv(self._artifacts, resolved.engine, resolved.model, Path(resolved.artifact_path), spec)
@@ -358,8 +402,9 @@ class Models:
         self, found: "Found", settings: Mapping[str, str | int | float | bool], *, pages_kv: bool
     ) -> "ReplicaSize":
         from outpace.fleet.sizing import PAGED_SHARING, ReplicaSize, replica_size
+        from outpace.lab.footprint import kv_bytes_of
 
-        kv_bytes = _kv_bytes_per_token(found)
+        kv_bytes = kv_bytes_of(found)
         size = replica_size(found.context_tokens, kv_bytes, memory_bytes())
         if not kv_bytes:
             size = size._replace(context_tokens=found.context_tokens)
@@ -405,33 +450,6 @@ def _chosen_of(resolved: "Resolved", chosen: "Chosen") -> "Resolved":
     )
 
 
-def _unpacked(resolved: "Resolved") -> "Resolved":
-    """What an engine that reads no GGUF serves: the same numbers at 16 bit."""
-    if not is_unpacked(resolved.engine, resolved.artifact_path):
-        return resolved
-    reason = f"{resolved.precision} unpacked; {resolved.engine} reads no GGUF"
-    return msgspec.structs.replace(resolved, precision=UNPACKED, precision_reason=reason)
-
-
-def _forced_kv(spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
-    """A KV format by name where no gate runs for the engine or the task: only with the flag, and marked.
-
-    Raises InvalidInput.
-    """
-    if spec.kv_precision == "auto":
-        return msgspec.structs.replace(resolved, kv_precision=DEFAULT_KV.get(resolved.engine))
-    settings = kv_settings(resolved.engine, spec.kv_precision)
-    forced = msgspec.structs.replace(
-        resolved, kv_precision=spec.kv_precision, engine_settings=settings, variant=f"+{spec.kv_precision}"
-    )
-    if spec.kv_precision in WHOLE_KV:
-        return forced
-    if not spec.allow_unproven:
-        told = f"no gate judges {spec.kv_precision} here; leave it `auto`, or set allow_unproven: true"
-        raise InvalidInput("kv_precision", told)
-    return msgspec.structs.replace(forced, is_proven=False, precision_reason="forced without a verdict")
-
-
 def _evidence(artifacts: Path) -> tuple[Path, ...]:
     """What a choice of precision rests on."""
     return artifacts / "verdicts", artifacts / "speeds.json", artifacts / "canaries"
@@ -452,29 +470,6 @@ def _elsewhere(external: External) -> "Resolved":
         precision="unknown",
         tasks=("chat", "completions", "embeddings"),
     )
-
-
-def _kv_bytes_per_token(found: "Found") -> float:
-    from outpace.catalogue.gguf import read
-    from outpace.planner.model_files import shape_of_file, shape_of_gguf
-    from outpace.precision.formats import kv_format
-    from outpace.precision.memory import kv_bytes_per_token
-
-    shape = found.card.architecture if found.card else None
-    if shape is None and found.artifact_path is not None:
-        path = found.artifact_path
-        shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), found.model)
-    return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
-
-
-def _replica_bytes(found: "Found", resolved: "Resolved") -> float:
-    """Memory of one replica: weights where they are known, the KV cache at 16 bit, and what is beside them."""
-    from outpace.fleet.sizing import REPLICA_EXTRA_BYTES
-
-    path = Path(resolved.artifact_path) if resolved.artifact_path else None
-    weights_bytes = path.stat().st_size if path is not None and path.is_file() else 0
-    tokens = resolved.parallel * (resolved.context_tokens or 0)
-    return weights_bytes + tokens * _kv_bytes_per_token(found) + REPLICA_EXTRA_BYTES
 
 
 def memory_bytes() -> int:

@@ -105,3 +105,19 @@ def test_memory_is_never_promised_twice(
     for name in admission.evict:
         assert not tenants[name].is_busy
         assert admission.evict.count(name) <= tenants[name].spare
+
+
+def test_a_companion_leaves_first_and_nobody_leaves_for_it() -> None:
+    tenants = {
+        "chat@companion": Tenant(replica_bytes=4 * GIB, spare=1, is_busy=True, is_companion=True),
+        "old": Tenant(replica_bytes=4 * GIB, spare=1, idle_for_s=1000.0),
+        "new": Tenant(replica_bytes=4 * GIB, is_busy=True),
+    }
+    holdings = [
+        Holding(deployment="chat@companion", memory_bytes=4 * GIB, up_for_s=1.0),
+        Holding(deployment="old", memory_bytes=4 * GIB, up_for_s=1000.0),
+    ]
+    admitted = admit([Start("new@1", "new")], holdings, tenants, 10 * GIB)
+    assert admitted.evict == ("chat@companion",)
+    refused = admit([Start("chat@companion@1", "chat@companion")], holdings[1:], tenants, 7 * GIB)
+    assert (refused.evict, list(refused.refused)) == ((), ["chat@companion"])

@@ -28,7 +28,7 @@ PROFILE = Profile(
         ),
     ),
 )
-RESERVED = cast(Reserved, SimpleNamespace(deployment="m"))
+RESERVED = cast(Reserved, SimpleNamespace(deployment="m", engine="llamacpp"))
 
 
 class Rig:
@@ -37,12 +37,13 @@ class Rig:
     def __init__(self, speculation: str = "auto", running: int = 1) -> None:
         served = SimpleNamespace(
             resolved=SimpleNamespace(profile=PROFILE, speculation="ngram"),
+            id="m",
             digest="d",
             wanted=SimpleNamespace(spec=DeploymentSpec(name="m", speculation=speculation)),
         )
         self.kept: list[Profile] = []
         self.live = LiveAnswers(
-            {"m": cast(Served, served)},
+            lambda name, engine: cast(Served, served) if (name, engine) == ("m", "llamacpp") else None,
             lambda name, now_s: Pressure(running=running),
             self.kept.append,
             ManualClock(),

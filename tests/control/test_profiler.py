@@ -21,12 +21,13 @@ class Rig:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.pressure = Pressure(idle_for_s=QUIET_S)
-        resolved = SimpleNamespace(profile=None, profile_reason="not measured yet")
+        resolved = SimpleNamespace(profile=None, profile_reason="not measured yet", engine="llamacpp")
         served = SimpleNamespace(
             resolved=resolved,
             is_here=True,
             problem=None,
             digest="d",
+            require_resolved=lambda: resolved,
             wanted=SimpleNamespace(spec=DeploymentSpec(name="m")),
         )
         self.resolved: Any = resolved
@@ -35,13 +36,13 @@ class Rig:
         self.is_cancelled = False
         self.profiler = Profiler(
             self._profile,
-            {"m": cast(Served, served)},
+            lambda: {"m": cast(Served, served)},
             lambda name, now_s: self.pressure,
             self.clock,
             asyncio.Lock(),
         )
 
-    async def _profile(self, spec: DeploymentSpec) -> None:
+    async def _profile(self, spec: DeploymentSpec, engine: str) -> None:
         self.asked.append(spec.name)
         try:
             await self.ends.wait()
@@ -101,7 +102,7 @@ async def test_what_cannot_be_measured_is_not_tried_again(tmp_path: Path) -> Non
     rig = Rig()
     tries = []
 
-    async def fails(spec: DeploymentSpec) -> None:
+    async def fails(spec: DeploymentSpec, engine: str) -> None:
         tries.append(spec.name)
         raise EngineFailed("no")
 

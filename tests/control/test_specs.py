@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,17 @@ def _parse(**document: Any) -> Any:
 
 def test_every_choice_may_be_auto() -> None:
     document = dict.fromkeys(
-        ("objective", "traffic", "engine", "precision", "kv_precision", "speculation", "replicas", "price"),
+        (
+            "objective",
+            "traffic",
+            "engine",
+            "precision",
+            "kv_precision",
+            "speculation",
+            "variants",
+            "replicas",
+            "price",
+        ),
         "auto",
     )
     assert _parse(**document) == _parse()
@@ -102,6 +113,9 @@ def test_a_missing_price_is_the_list_price_and_never_free() -> None:
         ({"external": EXTERNAL, "model": None, "precision": "q8_0"}, "precision"),
         ({"speculation": "n gram"}, "speculation"),
         ({"speculation": "draft:"}, "speculation"),
+        ({"variants": "two"}, "variants"),
+        ({"variants": True}, "variants"),
+        ({"external": EXTERNAL, "model": None, "variants": "off"}, "variants"),
         ({"external": EXTERNAL, "model": None, "speculation": "ngram"}, "speculation"),
         ({"engine": "x/y"}, "engine"),
         ({"price": "cheap"}, "price"),
@@ -221,3 +235,10 @@ def test_a_file_that_is_too_large_is_not_read() -> None:
 
 def test_yaml_and_json_are_both_read() -> None:
     assert read_document('{"name": "a", "model": "b"}') == read_document("name: a\nmodel: b\n")
+
+
+def test_a_bare_off_of_yaml_means_off_and_variants_change_no_replica() -> None:
+    off = parse_spec({"name": "a", "model": "m", "variants": False, "speculation": False}, lambda model: None)
+    assert (off.variants, off.speculation) == ("off", "off")
+    plain = parse_spec({"name": "a", "model": "m", "variants": "auto"}, lambda model: None)
+    assert digest(plain) == digest(msgspec.structs.replace(plain, variants="off"))

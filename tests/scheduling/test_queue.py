@@ -328,12 +328,12 @@ async def test_a_variant_s_limit_is_shared_by_workers_and_what_others_leave_is_u
 async def test_a_request_goes_only_to_a_variant_that_can_serve_it() -> None:
     rig = Rig(replica("a", 1, "x"), replica("b", None, "y"))
     ticket = rig.ticket()
-    ticket.variants = frozenset({"x"})
+    ticket.unable = frozenset({"y"})
     found = rig.queue.take(ticket)
     assert found is not None
     assert found.id == "a"
     waiting = rig.ticket()
-    waiting.variants = frozenset({"x"})
+    waiting.unable = frozenset({"y"})
     assert rig.queue.take(waiting) is None
     assert rig.take() == "b"
 

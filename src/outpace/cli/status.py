@@ -15,6 +15,18 @@ from outpace.values.units import GIB
 
 _WATCH_S = 1.0
 _DEPLOYMENT_COLUMNS = ("deployment", "state", "replicas>", "engine", "format", "$/Mtok in/out", "reason")
+_VARIANT_COLUMNS = (
+    "variant",
+    "of",
+    "state",
+    "replicas>",
+    "format",
+    "1 user tok/s>",
+    "best tok/s>",
+    "at>",
+    "serves now",
+    "why",
+)
 _REPLICA_COLUMNS = ("replica", "state", "machine", "pid>", "load s>", "restarts>", "reason")
 
 EXAMPLE = "Example: outpace status --json   or: outpace status smollm2-135m-instruct"
@@ -60,11 +72,12 @@ def _show(client: AdminClient, answer: dict[str, Any]) -> None:
         [_deployment_row(deployment) for deployment in answer["deployments"]],
         empty="no deployments; `outpace deploy MODEL` makes one",
     )
+    _show_variants(answer["deployments"])
     scaled = [deployment for deployment in answer["deployments"] if _is_scaled(deployment)]
     if scaled:
         typer.echo()
         table(("scaling", "by", "between", "in objective>", "starts/h>", "why"), map(_scaling_row, scaled))
-    replicas = [replica for deployment in answer["deployments"] for replica in deployment["replicas"]]
+    replicas = [replica for deployment in answer["deployments"] for replica in _replicas(deployment)]
     if replicas:
         typer.echo()
         table(_REPLICA_COLUMNS, map(_replica_row, replicas))
@@ -103,9 +116,12 @@ def _named(answer: dict[str, Any], name: str) -> dict[str, Any]:
 def show_deployment(deployment: dict[str, Any]) -> None:
     """One deployment, its replicas, and the bills of its last starts with the remedy for the slowest phase."""
     table(_DEPLOYMENT_COLUMNS, [_deployment_row(deployment)])
-    if deployment["replicas"]:
+    _show_variants([deployment])
+    if len(deployment.get("variants") or ()) < 2 and deployment.get("variants_reason"):
+        typer.echo(deployment["variants_reason"])
+    if _replicas(deployment):
         typer.echo()
-        table(_REPLICA_COLUMNS, map(_replica_row, deployment["replicas"]))
+        table(_REPLICA_COLUMNS, map(_replica_row, _replicas(deployment)))
     if deployment["starts"]:
         typer.echo()
         show_starts(deployment["starts"])
@@ -125,6 +141,48 @@ def _start_row(start: dict[str, Any], phases: Sequence[str]) -> tuple[object, ..
     told = [None if phase not in took_s else round(1000 * took_s[phase]) for phase in phases]
     head = moment(start["at"]), start["replica"], start["started_from"], round(1000 * start["total_s"])
     return (*head, *told)
+
+
+def _show_variants(deployments: Sequence[dict[str, Any]]) -> None:
+    """Where a deployment has two: both, what each does, and which one serves at the present load."""
+    rows = [
+        _variant_row(deployment, variant)
+        for deployment in deployments
+        for variant in deployment.get("variants") or ()
+        if len(deployment["variants"]) > 1
+    ]
+    if rows:
+        typer.echo()
+        table(_VARIANT_COLUMNS, rows)
+
+
+def _variant_row(deployment: dict[str, Any], variant: dict[str, Any]) -> tuple[object, ...]:
+    num_ready = sum(replica["state"] == "ready" for replica in variant["replicas"])
+    points = (variant["profile"] or {}).get("points")
+    speeds: tuple[object, ...] = (None, None, None)
+    if points:
+        best = max(point["output_tokens_per_s"] for point in points)
+        first = points[0]["output_tokens_per_s"]
+        speeds = (f"{first:.0f}", f"{best:.0f}", variant["profile"]["best_concurrency"])
+    is_main = variant is deployment["variants"][0]
+    return (
+        variant["engine"],
+        deployment["name"],
+        variant["state"],
+        f"{num_ready}/{variant['desired']}",
+        _format_words(variant),
+        *speeds,
+        variant["serves"],
+        deployment["variants_reason"] if is_main else variant["reason"],
+    )
+
+
+def _replicas(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of all variants."""
+    others = [
+        replica for variant in (deployment.get("variants") or ())[1:] for replica in variant["replicas"]
+    ]
+    return [*deployment["replicas"], *others]
 
 
 def _deployment_row(deployment: dict[str, Any]) -> tuple[object, ...]:

@@ -34,6 +34,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     # Somebody waits, or runs.
     is_busy: bool = False
     idle_for_s: float = 0.0
+    # A second variant: it leaves first, whatever it does, and nobody leaves for it.
+    is_companion: bool = False
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +66,7 @@ def admit(
     admitted: list[Start] = []
     evicted: list[str] = []
     refused: dict[str, str] = {}
-    for start in sorted(starts, key=lambda start: not tenants[start.deployment].is_busy):
+    for start in sorted(starts, key=lambda start: _rank(tenants[start.deployment])):
         need_bytes = tenants[start.deployment].replica_bytes
         if need_bytes <= free_bytes:
             admitted.append(start)
@@ -83,6 +85,11 @@ def admit(
     return Admission(starts=tuple(admitted), evict=tuple(evicted), refused=refused)
 
 
+def _rank(tenant: Tenant) -> tuple[bool, bool]:
+    """Companions last, and before them those for whom nobody waits."""
+    return tenant.is_companion, not tenant.is_busy
+
+
 def _victims(
     for_whom: str,
     missing_bytes: int,
@@ -92,9 +99,13 @@ def _victims(
 ) -> list[str] | None:
     """Who gives up replicas so that so much comes free; None when that is not enough."""
     found: list[str] = []
-    by_worth = sorted(tenants, key=lambda name: -tenants[name].idle_for_s)
+    by_worth = sorted(tenants, key=lambda name: (not tenants[name].is_companion, -tenants[name].idle_for_s))
     for name in by_worth:
-        if name == for_whom or not _may_leave(name, holdings, tenants[name]):
+        if (
+            tenants[for_whom].is_companion
+            or name == for_whom
+            or not _may_leave(name, holdings, tenants[name])
+        ):
             continue
         for _ in range(tenants[name].spare - evicted.count(name)):
             if missing_bytes <= 0:
@@ -106,6 +117,8 @@ def _victims(
 
 def _may_leave(name: str, holdings: Sequence[Holding], tenant: Tenant) -> bool:
     own = [holding for holding in holdings if holding.deployment == name and not holding.is_leaving]
+    if tenant.is_companion:
+        return bool(own)
     is_settled = bool(own) and all(holding.up_for_s >= SETTLED_AFTER_S for holding in own)
     return is_settled and not tenant.is_busy and tenant.idle_for_s >= IDLE_AFTER_S
 

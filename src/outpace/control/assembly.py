@@ -87,12 +87,17 @@ def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
 
 
 def launched_entries(
-    lives: Sequence[Life], digest: str | None, in_flight: int | None = None, variant: str = ""
+    lives: Sequence[Life], digest: str | None, facts: DeploymentEntry
 ) -> tuple[ReplicaEntry, ...]:
-    """The replicas that may get traffic: ready, and of the version that is shown."""
+    """The replicas that may get traffic: ready, and of the version that is shown, whose facts these are."""
+    variant = facts.variants[0].id if facts.variants else ""
     return tuple(
         ReplicaEntry(
-            id=life.id, address=life.address, token=life.token, max_in_flight=in_flight, variant=variant
+            id=life.id,
+            address=life.address,
+            token=life.token,
+            max_in_flight=facts.replica_in_flight,
+            variant=variant,
         )
         for life in lives
         if life.state == "ready" and life.digest == digest

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from outpace.control.assembly import settings_of
+from outpace.control.companions import owner_of
 from outpace.control.keys import Key, key_document, new_secret, parse_grant, require_grantable
 from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.reconcile import Reconciler
@@ -134,7 +135,7 @@ class Desk:
 
     def _stopping(self) -> list[str]:
         lives = self._reconciler.replicas.lives.values()
-        return sorted({life.deployment for life in lives} - set(self._reconciler.served))
+        return sorted({owner_of(life.deployment) for life in lives} - set(self._reconciler.served))
 
     def _wanted(self, name: str) -> Wanted:
         served = self._reconciler.served.get(name)

@@ -1,6 +1,6 @@
 """What live answers say about a profile: they refine its speeds, and stop a way of guessing that went wrong."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -35,7 +35,7 @@ class LiveAnswers:
 
     def __init__(
         self,
-        served: Mapping[str, Served],
+        served: Callable[[str, str], Served | None],
         pressure: Callable[[str, float], Pressure],
         keep: Callable[[Profile], None],
         clock: Clock,
@@ -48,12 +48,12 @@ class LiveAnswers:
 
     def learn(self, reserved: Reserved, settled: Settled) -> None:
         """Take in one request that ended."""
-        served = self._served.get(reserved.deployment)
+        served = self._served(reserved.deployment, reserved.engine)
         profile = served.resolved.profile if served is not None and served.resolved is not None else None
         rate = decode_rate(settled)
         if served is None or profile is None or rate is None:
             return
-        key = (reserved.deployment, served.digest)
+        key = (served.id, served.digest)
         seen = self._seen.get(key)
         if seen is None or seen.profile.measured_at != profile.measured_at:
             # What other versions of the deployment did is no longer of use.
@@ -61,7 +61,7 @@ class LiveAnswers:
             seen = self._seen[key] = _Seen(profile)
         if settled.usage.drafted_tokens == 0:
             # The profile's speeds are those without guesses.
-            users = max(1, self._pressure(key[0], self._clock.monotonic_s()).running)
+            users = max(1, self._pressure(reserved.deployment, self._clock.monotonic_s()).running)
             seen.profile = refined(seen.profile, users, users * rate)
         self._count(seen, served, settled)
 
@@ -98,6 +98,9 @@ def decode_rate(settled: Settled) -> float | None:
     """Tokens per second of one answer after its first one; None where it cannot be told."""
     tokens = settled.usage.completion_tokens
     if settled.outcome != "completed" or settled.num_choices != 1 or settled.ttft_s is None:
+        return None
+    if settled.serving is not None and settled.serving.moves:
+        # Of two replicas, perhaps of two variants.
         return None
     spent_s = settled.duration_s - settled.ttft_s
     if tokens < _LEAST_TOKENS or spent_s <= 0:

@@ -12,6 +12,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from outpace.control.companions import owner_of
 from outpace.fleet.replicas import Life
 from outpace.values.money import PUSD_PER_USD
 from outpace.values.records import LoadSeen, Refused, Reserved, Settled
@@ -98,6 +99,12 @@ class Metrics:
         self._replicas = Gauge(
             "outpace_replicas", "Replicas by state.", ("deployment", "state"), registry=registry
         )
+        self._companions = Gauge(
+            "outpace_companion_replicas",
+            "Replicas of second variants by state.",
+            ("deployment", "state"),
+            registry=registry,
+        )
         self._deployments = Gauge(
             "outpace_deployments", "Deployments by state.", ("state",), registry=registry
         )
@@ -150,10 +157,12 @@ class Metrics:
         for state in _DEPLOYMENT_STATES:
             self._deployments.labels(state).set(sum(entry.state == state for entry in deployments))
         self._replicas.clear()
-        for name in {*(entry.name for entry in deployments), *(life.deployment for life in lives)}:
-            own = [life for life in lives if life.deployment == name]
+        self._companions.clear()
+        for kept in {*(entry.name for entry in deployments), *(life.deployment for life in lives)}:
+            own, name = [life for life in lives if life.deployment == kept], owner_of(kept)
+            gauge = self._replicas if name == kept else self._companions
             for state in _STATES:
-                self._replicas.labels(name, state).set(sum(life.state == state for life in own))
+                gauge.labels(name, state).set(sum(life.state == state for life in own))
 
     def show_ledger(self, behind_s: float) -> None:
         """How long ago the ledger had booked everything."""

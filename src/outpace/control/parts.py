@@ -62,6 +62,9 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     # What was measured of this variant here; None with the reason, where something could be measured.
     profile: Profile | None = None
     profile_reason: str | None = None
+    # The second variant, for many users; None with the reason.
+    companion: "Resolved | None" = None
+    no_companion: str | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -106,8 +109,9 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     secret: Callable[[str], str | None]
     # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
     prove: Callable[[str], Awaitable[None]] | None = None
-    # Measures what a spec serves, in a process of its own; cancelling ends it. Raises OutpaceError. None: nobody does.
-    profile: Callable[[DeploymentSpec], Awaitable[None]] | None = None
+    # Measures a spec's variant on an engine, in a process of its own; cancelling ends it. Raises OutpaceError.
+    # None: nobody does.
+    profile: Callable[[DeploymentSpec, str], Awaitable[None]] | None = None
     # Writes a profile that live answers have changed.
     keep_profile: Callable[[Profile], None] | None = None
     # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.

@@ -24,8 +24,8 @@ class Profiler:
 
     def __init__(
         self,
-        profile: Callable[[DeploymentSpec], Awaitable[None]],
-        served: Mapping[str, Served],
+        profile: Callable[[DeploymentSpec, str], Awaitable[None]],
+        served: Callable[[], Mapping[str, Served]],
         pressure: Callable[[str, float], Pressure],
         clock: Clock,
         alone: asyncio.Lock,
@@ -47,10 +47,10 @@ class Profiler:
                     await self._measure(name)
 
     def due(self, now_s: float) -> str | None:
-        """A deployment whose variant has no profile here, when the machine has been quiet for a while."""
+        """A variant that has no profile here, by its replicas' id, when the machine has been quiet for a while."""
         if self._alone.locked() or not self._is_quiet(now_s, QUIET_S):
             return None
-        return next((name for name, served in list(self._served.items()) if self._wants(name, served)), None)
+        return next((name for name, served in self._served().items() if self._wants(name, served)), None)
 
     def _wants(self, name: str, served: Served) -> bool:
         resolved = served.resolved
@@ -60,17 +60,19 @@ class Profiler:
         return is_missing and self._tries.get((name, served.digest), 0) < MOST_TRIES
 
     def _is_quiet(self, now_s: float, for_s: float) -> bool:
-        pressures = [self._pressure(name, now_s) for name in list(self._served)]
+        names = {served.wanted.spec.name for served in self._served().values()}
+        pressures = [self._pressure(name, now_s) for name in names]
         return all(not each.running and not each.waiting and each.idle_for_s >= for_s for each in pressures)
 
     async def _measure(self, name: str) -> None:
         """Measure one variant; the first request that comes meanwhile ends it, and it is tried again later."""
-        served = self._served[name]
+        served = self._served()[name]
         key = (name, served.digest)
         self._tries[key] = self._tries.get(key, 0) + 1
         _LOG.info("profile_started", deployment=name)
         began_s = self._clock.monotonic_s()
-        measuring = asyncio.ensure_future(self._profile(served.wanted.spec))
+        engine = served.require_resolved().engine
+        measuring = asyncio.ensure_future(self._profile(served.wanted.spec, engine))
         try:
             while not measuring.done():
                 looked = asyncio.ensure_future(self._clock.sleep(_LOOK_EVERY_S))

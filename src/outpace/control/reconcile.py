@@ -8,6 +8,7 @@ import structlog
 
 from outpace.control.admission import Holding, Tenant, admit
 from outpace.control.assembly import Publisher, external_entries, facts_of, launched_entries
+from outpace.control.companions import Companions, companion_id, owner_of
 from outpace.control.decide import (
     Recall,
     Retire,
@@ -23,6 +24,7 @@ from outpace.control.parts import ControlParts
 from outpace.control.replicas import Replicas
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
+from outpace.control.specs import same_version
 from outpace.control.store import Wanted
 from outpace.control.warmth import Warmth
 from outpace.fleet.replicas import Life
@@ -55,6 +57,7 @@ class Reconciler:
         self.replicas = Replicas(parts, self, self._wake.set)
         self.keys: Sequence[Key] = ()
         self.scaler = Scaler(parts.clock)
+        self.companions = Companions(parts)
         self._count_failure = count_failure
         self._announce = announce
         self._listed_s = float("-inf")
@@ -76,18 +79,22 @@ class Reconciler:
         """
         name = wanted.spec.name
         self.scaler.want(wanted, at_least)
+        self.companions.want(wanted)
         if name in self.served:
             self.served[name].want(wanted)
         else:
             self.served[name] = Served(wanted, self._parts, self._wake.set)
-            for bill in self.replicas.history.of(name):
-                self.served[name].remember_load(bill.total_s)
+            for variant in self._parts_of(name):
+                for bill in self.replicas.history.of(variant.id):
+                    variant.remember_load(bill.total_s)
         self._wake.set()
 
     def unwant(self, name: str) -> None:
         """A deployment is not wanted any more; its replicas end after their requests."""
+        for variant in self._parts_of(name):
+            self.replicas.history.forget(variant.id)
         self.scaler.forget(name)
-        self.replicas.history.forget(name)
+        self.companions.forget(name)
         self._served_since_s.pop(name, None)
         served = self.served.pop(name, None)
         if served is not None:
@@ -114,16 +121,17 @@ class Reconciler:
         served = self._served_by(life)
         if served is not None:
             served.came_up(load_s)
-            self._served_since_s[life.deployment] = self._parts.clock.monotonic_s()
-            self.scaler.touch(life.deployment, self._parts.clock.monotonic_s())
+            name = owner_of(life.deployment)
+            self._served_since_s[name] = self._parts.clock.monotonic_s()
+            self.scaler.touch(name, self._parts.clock.monotonic_s())
 
     def replica_failed(self, life: Life, reason: str, lived_s: float) -> None:
         """A replica ended unasked, hung, or did not come up."""
-        self._count_failure(life.deployment)
+        self._count_failure(owner_of(life.deployment))
         served = self._served_by(life)
         if served is not None:
             served.start_failed(reason, lived_s)
-            if life.state == "starting":
+            if life.state == "starting" and not served.is_companion:
                 self._tell_failed_start(life.deployment, served.retry_s)
 
     def _tell_failed_start(self, name: str, retry_s: float | None) -> None:
@@ -132,7 +140,7 @@ class Reconciler:
             self.scaler.start_failed(name, retry_s)
 
     def _served_by(self, life: Life) -> Served | None:
-        served = self.served.get(life.deployment)
+        served = self.served.get(life.deployment) or self.companions.served.get(life.deployment)
         return served if served is not None and served.digest == life.digest else None
 
     # The loop
@@ -164,7 +172,7 @@ class Reconciler:
         actions = decide(self._standings(), list(self.replicas.lives.values()))
         retiring = {action.replica_id for action in actions if isinstance(action, Retire)}
         for start in self._admitted([action for action in actions if isinstance(action, Start)], retiring):
-            await self.replicas.start(start.replica_id, self.served[start.deployment])
+            await self.replicas.start(start.replica_id, self.launched()[start.deployment])
         for recall in [action for action in actions if isinstance(action, Recall)]:
             self.replicas.recall(recall.replica_id)
         # Out of the snapshot first, so that no new request comes while the running ones end.
@@ -178,17 +186,26 @@ class Reconciler:
         """The starts that there is memory for; others make room for the rest from the next turn on."""
         admission = admit(starts, self._holdings(retiring), self._tenants(), self._parts.memory_bytes)
         for name in admission.evict:
-            self.scaler.give_room(name)
+            self._give_room(name)
             self._wake.set()
         for name, reason in admission.refused.items():
             if name not in self._refused:
                 _LOG.warning("start_refused", deployment=name, reason=reason)
+            if name in self.companions.served:
+                self.companions.give_room(name, f"no room: {reason}")
+                continue
             # What must run is tried again with every turn.
             self._tell_failed_start(name, None)
         # Told for as long as a sleeper's callers are turned away.
         told = {name: words for name, words in self._refused.items() if self._is_held(name)}
         self._refused = {**told, **admission.refused}
         return admission.starts
+
+    def _give_room(self, name: str) -> None:
+        if name in self.companions.served:
+            self.companions.give_room(name)
+        else:
+            self.scaler.give_room(name)
 
     def _is_held(self, name: str) -> bool:
         return name in self.served and self.scaler.is_held(name)
@@ -209,23 +226,26 @@ class Reconciler:
     def _tenants(self) -> dict[str, Tenant]:
         now_s = self._parts.clock.monotonic_s()
         tenants = {}
-        for name, served in self._launched().items():
-            pressure = self.scaler.pressure(name, now_s)
+        for name, served in self.launched().items():
+            owner = served.wanted.spec.name
+            pressure = self.scaler.pressure(owner, now_s)
             tenants[name] = Tenant(
                 replica_bytes=served.resolved.replica_bytes if served.resolved else 0,
-                spare=self.scaler.spare(name),
+                spare=self.desired(served) if served.is_companion else self.scaler.spare(owner),
                 is_busy=pressure.waiting + pressure.running > 0,
                 idle_for_s=pressure.idle_for_s,
+                is_companion=served.is_companion,
             )
         return tenants
 
     async def _hand_over(self) -> None:
         """Those that stood by and are to get traffic now must answer first."""
-        routed = {life.id for served in self._launched().values() for life in self._routed(served)}
+        routed = {life.id for served in self.launched().values() for life in self._routed(served)}
         taking_over = routed & self._idle
         await asyncio.gather(*(self.replicas.require_alive(idle) for idle in taking_over))
         for idle in taking_over:
-            self._served_since_s[self.replicas.lives[idle].deployment] = self._parts.clock.monotonic_s()
+            name = owner_of(self.replicas.lives[idle].deployment)
+            self._served_since_s[name] = self._parts.clock.monotonic_s()
         ready = {life.id for life in self.replicas.lives.values() if life.state == "ready"}
         self._idle = ready - routed
 
@@ -235,7 +255,9 @@ class Reconciler:
         if is_starting or not all(self._may_refill(name) for name in self.served):
             return
         wanted: dict[str, int] = {}
-        for served in self._launched().values():
+        for served in self.launched().values():
+            if served.is_companion:
+                continue
             module = self._standby_module(served)
             wanted[module] = max(wanted.get(module, 0), served.wanted.spec.replicas.stands_by.imported)
         wanted.pop("", None)
@@ -243,11 +265,11 @@ class Reconciler:
 
     def _weights_to_cache(self) -> list[str]:
         """Weights of deployments that want them kept in memory; a replica that runs keeps its own."""
-        wanted = [served for served in self._launched().values() if served.is_here]
+        wanted = [served for served in self.launched().values() if served.is_here]
         paths = [
             served.require_resolved().artifact_path
             for served in wanted
-            if served.wanted.spec.replicas.stands_by.cached
+            if served.wanted.spec.replicas.stands_by.cached and not served.is_companion
         ]
         return [path for path in paths if path is not None]
 
@@ -286,35 +308,86 @@ class Reconciler:
 
     def _standings(self) -> dict[str, Standing]:
         now_s = self._parts.clock.monotonic_s()
-        return {name: self._standing(served, now_s) for name, served in self._launched().items()}
+        return {name: self._standing(served, now_s) for name, served in self.launched().items()}
 
     def _standing(self, served: Served, now_s: float) -> Standing:
+        standing = served.standing(self.desired(served), now_s)
+        return msgspec.structs.replace(standing, refills=self._may_refill(served.wanted.spec.name))
+
+    def desired(self, served: Served) -> int:
+        """Replicas of a variant to keep now."""
         name = served.wanted.spec.name
-        standing = served.standing(self.scaler[name].desired, now_s)
-        return msgspec.structs.replace(standing, refills=self._may_refill(name))
+        companion = self.companions.of(name)
+        if companion is not None and served is companion.served:
+            return companion.desired
+        return self.scaler[name].desired
 
     def _may_refill(self, name: str) -> bool:
         since_s = self._served_since_s.get(name, float("-inf"))
         return self._parts.clock.monotonic_s() - since_s >= self._parts.replica_policy.refill_after_s
 
-    def _launched(self) -> dict[str, Served]:
-        return {name: served for name, served in self.served.items() if not served.is_external}
+    def launched(self) -> dict[str, Served]:
+        """What has replicas of ours, second variants under ids of their own."""
+        main = {name: served for name, served in self.served.items() if not served.is_external}
+        return {**main, **self.companions.served}
+
+    def now_s(self) -> float:
+        """Monotonic."""
+        return self._parts.clock.monotonic_s()
+
+    def everything(self) -> dict[str, Served]:
+        """All variants of all deployments, external ones among them."""
+        return {**self.served, **self.companions.served}
+
+    def lives_of(self, name: str) -> list[Life]:
+        """The replicas of a deployment, those of its second variant last."""
+        return [*self.replicas.of(name), *self.replicas.of(companion_id(name))]
+
+    def serving(self, name: str, engine: str) -> Served | None:
+        """The variant of a deployment that an engine serves."""
+        known = [each for each in self._parts_of(name) if each.resolved and each.resolved.engine == engine]
+        return known[0] if known else None
+
+    def _parts_of(self, name: str) -> list[Served]:
+        """A deployment's variants, the main one first."""
+        companion = self.companions.of(name)
+        main = [self.served[name]] if name in self.served else []
+        return main if companion is None else [*main, companion.served]
 
     def _scale(self) -> None:
         """Let the scaler decide again; tokens that clients got, and starts under way, are signs of use."""
         now_s = self._parts.clock.monotonic_s()
-        for name, served in self._launched().items():
-            for life in self.replicas.of(name):
+        for served in self.launched().values():
+            for life in self.replicas.of(served.id):
                 used_s = now_s if life.state == "starting" else self.replicas.last_token_s.get(life.id)
                 if used_s is not None:
-                    self.scaler.touch(name, used_s)
-            num_ready = sum(life.state == "ready" for life in self.replicas.of(name))
-            self.scaler.step(name, served.capacity, num_ready, served.expected_load_s)
+                    self.scaler.touch(served.wanted.spec.name, used_s)
+        for name, served in self.served.items():
+            if not served.is_external:
+                self._scale_one(name, served, now_s)
+
+    def _scale_one(self, name: str, served: Served, now_s: float) -> None:
+        num_ready = self.num_ready(served)
+        companion = self.companions.of(name)
+        helper = companion.served.capacity if companion and self.num_ready(companion.served) else None
+        capacity = msgspec.structs.replace(served.capacity, helper=helper)
+        desired = self.scaler.step(name, capacity, num_ready, served.expected_load_s)
+        pressure = self.scaler.pressure(name, now_s)
+        users = pressure.waiting + pressure.running
+        self.companions.step(served, users=users, is_wanted=desired > 0, num_ready=num_ready)
+
+    def num_ready(self, served: Served) -> int:
+        """Replicas of a variant that answer."""
+        return sum(life.state == "ready" for life in self.replicas.of(served.id))
 
     def _keep_adopted(self) -> None:
         """What an earlier control had running is not put to sleep by this one's start."""
-        for name, served in self._launched().items():
+        for name, served in self.launched().items():
             running = [life for life in self.replicas.of(name) if life.state in ("ready", "starting")]
+            if served.is_companion:
+                if running:
+                    self.companions.keep_adopted(served.wanted.spec.name)
+                continue
             serving = len(running) - served.wanted.spec.replicas.stands_by.loaded
             if serving > 0:
                 self.scaler.want(served.wanted, at_least=serving)
@@ -339,8 +412,11 @@ class Reconciler:
         now_s = self._parts.clock.monotonic_s()
         digest = shown_digest(self._standing(served, now_s), own)
         facts = self._facts(served, digest)
-        variant = facts.variants[0].id if facts.variants else ""
-        replicas = launched_entries(self._routed(served, without), digest, facts.replica_in_flight, variant)
+        replicas = launched_entries(self._routed(served, without), digest, facts)
+        second = self._second(served, digest, without)
+        if second is not None:
+            facts = msgspec.structs.replace(facts, variants=(*facts.variants, *second.variants))
+            replicas += second.replicas
         starting_s = [life.started_s for life in own if life.state == "starting"]
         return msgspec.structs.replace(
             facts,
@@ -352,8 +428,23 @@ class Reconciler:
             wakes=self.scaler[served.wanted.spec.name].may_sleep,
         )
 
+    def _second(self, main: Served, digest: str | None, without: Container[str]) -> DeploymentEntry | None:
+        """The companion's part of an entry whose main variant is shown at `digest`: of the same spec, or none."""
+        companion = self.companions.of(main.wanted.spec.name)
+        if companion is None:
+            return None
+        served = companion.served
+        own = self._own(served, without)
+        shown = shown_digest(self._standing(served, self._parts.clock.monotonic_s()), own)
+        if not same_version(shown, digest) or not (own or served.is_here):
+            return None
+        facts = self._facts(served, shown)
+        return msgspec.structs.replace(
+            facts, replicas=launched_entries(self._routed(served, without), shown, facts)
+        )
+
     def _own(self, served: Served, without: Container[str] = ()) -> list[Life]:
-        return [life for life in self.replicas.of(served.wanted.spec.name) if life.id not in without]
+        return [life for life in self.replicas.of(served.id) if life.id not in without]
 
     def _routed(self, served: Served, without: Container[str] = ()) -> list[Life]:
         own = self._own(served, without)
@@ -364,11 +455,16 @@ class Reconciler:
         """It is loaded and stands by."""
         return replica_id in self._idle
 
+    def state_of(self, served: Served) -> DeploymentState:
+        """The state of one variant, by its own replicas."""
+        return self._state(served, len(self._routed(served)))
+
     def _state(self, served: Served, num_ready: int) -> DeploymentState:
         name = served.wanted.spec.name
-        is_asleep = served.is_here and self.scaler[name].desired == 0
+        is_asleep = served.is_here and self.desired(served) == 0
         # A sleeper is tried again with the next request, whatever became of earlier starts, but not in haste.
-        is_given_up = self.scaler.is_held(name) if is_asleep else served.is_given_up
+        is_held = self.scaler.is_held(name) and not served.is_companion
+        is_given_up = is_held if is_asleep else served.is_given_up
         return deployment_state(num_ready, is_given_up=is_given_up, is_asleep=is_asleep)
 
     def _external_entry(self, served: Served) -> DeploymentEntry:

@@ -197,7 +197,7 @@ class Replicas:
         before = self.lives.get(replica_id)
         life = Life(
             id=replica_id,
-            deployment=served.wanted.spec.name,
+            deployment=served.id,
             digest=served.digest,
             state="starting",
             address="",
@@ -272,7 +272,7 @@ class Replicas:
         facts = facts_of(served.wanted.spec, resolved, served.wanted.created_at)
         order = LaunchOrder(
             replica_id=life.id,
-            deployment=life.deployment,
+            deployment=served.wanted.spec.name,
             model=resolved.model,
             artifact_path=resolved.artifact_path,
             artifacts_dir=str(self._parts.home.artifacts),

@@ -38,8 +38,12 @@ _RESOLVE_AGAIN = RestartPolicy(first_wait_s=5.0, longest_wait_s=300.0, retry_ope
 class Served:
     """Run-time state of a wanted deployment; its methods run on control's loop."""
 
-    def __init__(self, wanted: Wanted, parts: ControlParts, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, wanted: Wanted, parts: ControlParts, changed: Callable[[], None], id: str | None = None
+    ) -> None:
         self._parts = parts
+        # Of its replicas; a companion is not found by the deployment's name.
+        self.id = id or wanted.spec.name
         self.wanted = wanted
         self.digest = digest(wanted.spec)
         self.resolved: Resolved | None = None
@@ -56,6 +60,8 @@ class Served:
 
     def want(self, wanted: Wanted) -> None:
         """Take over a changed wish; asking again closes an open breaker."""
+        if wanted.spec != self.wanted.spec:
+            self._considered_s = float("-inf")
         self.wanted = wanted
         self.failures = NO_FAILURES
         self._resolve_failures = NO_FAILURES
@@ -72,6 +78,18 @@ class Served:
         if self._resolving is not None:
             self._resolving.cancel()
             self._resolving = None
+
+    @property
+    def is_companion(self) -> bool:
+        """It is a deployment's second variant."""
+        return self.id != self.wanted.spec.name
+
+    def follow(self, resolved: Resolved | None) -> None:
+        """Be what the main variant's look-up found; None: nothing is known of it now."""
+        if resolved is None:
+            self.resolved = None
+        elif resolved != self.resolved:
+            self._take_over(resolved)
 
     @property
     def is_external(self) -> bool:
@@ -110,10 +128,10 @@ class Served:
         """What the decision needs to know, with the count that the scaler has set."""
         start_s = self.retry_s
         return Standing(
-            name=self.wanted.spec.name,
+            name=self.id,
             digest=self.digest,
             desired=desired,
-            loaded=self.wanted.spec.replicas.stands_by.loaded,
+            loaded=0 if self.is_companion else self.wanted.spec.replicas.stands_by.loaded,
             may_start=self.is_here and start_s is not None and now_s >= start_s,
         )
 

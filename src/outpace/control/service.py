@@ -109,7 +109,7 @@ class Control:
         scaler, keep = self.reconciler.scaler, self._parts.keep_profile
         if keep is None:
             return [scaler.learn]
-        live = LiveAnswers(self.reconciler.served, scaler.pressure, keep, self._parts.clock)
+        live = LiveAnswers(self.reconciler.serving, scaler.pressure, keep, self._parts.clock)
         return [scaler.learn, live.learn]
 
     async def run(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
@@ -141,7 +141,8 @@ class Control:
         if parts.prove is not None:
             started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock, alone).run()))
         if parts.profile is not None:
-            profiler = Profiler(parts.profile, served, self.reconciler.scaler.pressure, parts.clock, alone)
+            pressure = self.reconciler.scaler.pressure
+            profiler = Profiler(parts.profile, self.reconciler.everything, pressure, parts.clock, alone)
             started.append(asyncio.create_task(profiler.run()))
         return started
 

@@ -12,7 +12,9 @@ from outpace.values.deployment import DeploymentSpec, Replicas, Standby
 from outpace.values.errors import InvalidInput
 from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse_price
 
-AUTO = "auto"
+AUTO, OFF = "auto", "off"
+# YAML reads a bare `off` as false.
+_SWITCHES = ("speculation", "variants")
 MOST_REPLICAS = 64
 _MOST_STARTS = 3600
 # Processes without a model; more than starts at once are of no use.
@@ -88,6 +90,16 @@ def digest(spec: DeploymentSpec) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
+def same_spec(one: DeploymentSpec, other: DeploymentSpec) -> bool:
+    """Their replicas are interchangeable."""
+    return digest(one) == digest(other)
+
+
+def same_version(one: str | None, other: str | None) -> bool:
+    """Two digests are of one spec, whatever artifact or variant serves it."""
+    return one is not None and other is not None and one.split(VARIANT)[0] == other.split(VARIANT)[0]
+
+
 def notes_on(spec: DeploymentSpec) -> list[str]:
     """What of a spec has no effect in this version; told to the user, never silent."""
     default = DeploymentSpec(name=spec.name)
@@ -129,6 +141,8 @@ def _without_auto(document: dict[str, Any]) -> dict[str, Any]:
     for key, value in document.items():
         if value == AUTO and key not in ("name", "model"):
             continue
+        if value is False and key in _SWITCHES:
+            value = OFF
         fields[key] = {k: v for k, v in value.items() if v != AUTO} if isinstance(value, dict) else value
     replicas = fields.get("replicas")
     if isinstance(replicas, dict) and "min" in replicas:
@@ -209,6 +223,8 @@ def _check_expectations(spec: DeploymentSpec) -> None:
 def _check_choices(spec: DeploymentSpec) -> None:
     for name in ("engine", "precision", "kv_precision"):
         check_name(getattr(spec, name), name)
+    if spec.variants not in (AUTO, OFF):
+        raise InvalidInput("variants", f"{spec.variants[:40]!r} is neither `auto` nor `off`")
     if not _SPECULATION.fullmatch(spec.speculation) or len(spec.speculation) > _LONGEST:
         raise InvalidInput("speculation", "`auto`, `off`, a method such as `ngram`, or `draft:MODEL`")
 
@@ -221,7 +237,7 @@ def _check_external(spec: DeploymentSpec) -> None:
         raise InvalidInput("engine", f"{spec.engine!r} contradicts the table `external`; leave it out")
     if spec.model is not None:
         raise InvalidInput("model", "leave it out; external.model is the name at the other side")
-    for name in ("precision", "kv_precision", "speculation"):
+    for name in ("precision", "kv_precision", "speculation", "variants"):
         if getattr(spec, name) != AUTO:
             raise InvalidInput(name, "leave it out; the other side chooses its own")
     if not external.model or len(external.model) > _LONGEST or not external.model.isprintable():

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from outpace.control.companions import edges
 from outpace.control.parts import Resolved
 from outpace.control.reconcile import Reconciler
 from outpace.control.scaler import Scaler
@@ -16,6 +17,7 @@ from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
 from outpace.scheduling.profiles import best_concurrency
+from outpace.scheduling.variants import Option, choose
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
 from outpace.values.starts import StartBill
@@ -31,7 +33,7 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "name": spec.name,
         "model": entry.model,
         "engine": entry.engine,
-        "state": entry.state,
+        "state": entry.state if served.is_external else reconciler.state_of(served),
         "reason": reconciler.problem(served) or _fetching_words(reconciler, spec.name),
         "precision": served.resolved.precision if served.resolved else spec.precision,
         "kv_precision": served.resolved.kv_precision if served.resolved else spec.kv_precision,
@@ -41,6 +43,8 @@ def deployment_document(served: Served, reconciler: Reconciler) -> dict[str, Any
         "speculation": served.resolved.speculation if served.resolved else None,
         "speculation_reason": served.resolved.speculation_reason if served.resolved else None,
         "profile": profile_document(served.resolved),
+        "variants": [] if served.is_external else variant_documents(served, reconciler),
+        "variants_reason": None if served.is_external else variants_reason(served, reconciler),
         "price": price_document(spec.price),
         "context_tokens": entry.context_tokens,
         "tasks": list(entry.tasks),
@@ -66,9 +70,65 @@ def profile_document(resolved: Resolved | None) -> dict[str, Any] | None:
     return document
 
 
+def variant_documents(main: Served, reconciler: Reconciler) -> list[dict[str, Any]]:
+    """The variants of a deployment, the main one first; `serves` is what the gateway takes at the present load."""
+    companion = reconciler.companions.of(main.id)
+    known = [main] if companion is None or companion.served.resolved is None else [main, companion.served]
+    serves = _serves(known, reconciler)
+    return [_variant(each, reconciler, serves == each.id) for each in known if each.resolved is not None]
+
+
+def variants_reason(main: Served, reconciler: Reconciler) -> str | None:
+    """From which load on the second variant serves, or why there is none."""
+    companion = reconciler.companions.of(main.id)
+    if main.resolved is None or companion is None:
+        return None
+    second = companion.served.resolved
+    if second is None:
+        return f"one variant: {main.resolved.no_companion}" if main.resolved.no_companion else None
+    if main.resolved.profile is None or second.profile is None:
+        missing = main.resolved if main.resolved.profile is None else second
+        return f"{missing.engine} is to be measured first: {missing.profile_reason}"
+    found = edges(main, companion.served, max(1, len(reconciler.replicas.of(main.id))))
+    if found is None:
+        return f"{second.engine} is not faster at any load that was measured"
+    return f"{second.engine} from {found.up} users on; {_users(main, reconciler)} now"
+
+
+def _serves(known: list[Served], reconciler: Reconciler) -> str | None:
+    counts = {each.id: reconciler.num_ready(each) for each in known}
+    options = [Option(each.id, counts[each.id], each.capacity.speeds) for each in known if counts[each.id]]
+    if len(options) == 1:
+        return options[0].id
+    return choose(options, max(1, _users(known[0], reconciler)), None, 0.0)
+
+
+def _users(main: Served, reconciler: Reconciler) -> int:
+    pressure = reconciler.scaler.pressure(main.id, reconciler.now_s())
+    return pressure.waiting + pressure.running
+
+
+def _variant(served: Served, reconciler: Reconciler, serves: bool) -> dict[str, Any]:
+    resolved, companion = served.require_resolved(), reconciler.companions.of(served.wanted.spec.name)
+    is_second = companion is not None and served is companion.served
+    return {
+        "engine": resolved.engine,
+        "engine_version": resolved.engine_version,
+        "precision": resolved.precision,
+        "kv_precision": resolved.kv_precision,
+        "precision_proven": resolved.is_proven,
+        "state": reconciler.state_of(served),
+        "desired": reconciler.desired(served),
+        "serves": serves,
+        "reason": served.reason or (companion.reason if companion and is_second else None) or None,
+        "profile": profile_document(resolved),
+        "replicas": _replicas(reconciler, served.id),
+    }
+
+
 def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:
     """A deployment that is not wanted any more and whose last requests are ending."""
-    lives = reconciler.replicas.of(name)
+    lives = reconciler.lives_of(name)
     facts = reconciler.replicas.facts(lives[0].digest) if lives else None
     return {
         "name": name,
@@ -84,7 +144,7 @@ def stopping_document(name: str, reconciler: Reconciler) -> dict[str, Any]:
         "spec": None,
         "notes": [],
         "starts": [],
-        "replicas": _replicas(reconciler, name),
+        "replicas": [_replica(life, is_idle=False) for life in lives],
         "desired": 0,
         "created_at": facts.created if facts else None,
     }

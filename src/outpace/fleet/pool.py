@@ -9,7 +9,7 @@ import msgspec
 from outpace.values.deployment import Launch
 from outpace.values.errors import InvalidInput
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,119}")
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):

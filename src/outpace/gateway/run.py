@@ -55,6 +55,8 @@ class Deployments(Protocol):
 
     def engine_of(self, facts: DeploymentEntry) -> Engine: ...
 
+    def without_continuing(self, deployment: DeploymentEntry) -> frozenset[str]: ...
+
     def facts(self, deployment: DeploymentEntry, replica: ReplicaEntry) -> DeploymentEntry:
         """The deployment as the replica's variant serves it."""
         ...
@@ -146,7 +148,7 @@ class Run:
                 if not self._may_go_on(error, queue):
                     raise
             except UnsupportedParameter:
-                if not self._other_variants():
+                if not self._leave_out(frozenset({self._facts_variant})):
                     raise
             else:
                 return
@@ -179,7 +181,7 @@ class Run:
         """Whether another replica may be tried after this: nothing was sent, or the stream can move."""
         if self._cycle.is_disconnected or self._attempts >= MAX_ATTEMPTS:
             return False
-        has_sent = self._relay is not None and self._relay.has_sent
+        has_sent = self._has_sent
         if has_sent and not self._can_move():
             return False
         if not has_sent and not isinstance(error, EngineDied):
@@ -196,17 +198,21 @@ class Run:
             self._ticket.deadline_s = self._service.clock.monotonic_s() + self._admitted.deployment.timeout_s
         return True
 
-    def _can_move(self) -> bool:
-        if self._transcript is None or not self._transcript.is_whole or self._facts is None:
-            return False
-        return self._service.engine_of(self._facts).capabilities.continues
+    @property
+    def _has_sent(self) -> bool:
+        return self._relay is not None and self._relay.has_sent
 
-    def _other_variants(self) -> bool:
-        """Leave out the variant that cannot serve this request; False when there is no other."""
-        deployment = self._admitted.deployment
-        able = self._ticket.variants or frozenset(variant.id for variant in deployment.variants)
-        self._ticket.variants = able - {self._facts_variant}
-        return bool(self._ticket.variants)
+    def _can_move(self) -> bool:
+        """Whether the stream can go on at some variant."""
+        if self._transcript is None or not self._transcript.is_whole:
+            return False
+        return self._leave_out(self._service.without_continuing(self._admitted.deployment))
+
+    def _leave_out(self, variants: frozenset[str]) -> bool:
+        """Variants that cannot serve this request; False when there is no other."""
+        self._ticket.unable |= variants
+        known = {variant.id for variant in self._admitted.deployment.variants} or {""}
+        return bool(known - self._ticket.unable)
 
     async def _wait(self, queue: ReplicaQueue) -> ReplicaEntry:
         """A place in turn; meanwhile a stream's client hears that it is not forgotten."""
@@ -234,10 +240,13 @@ class Run:
     async def _at(self, replica: ReplicaEntry, queue: ReplicaQueue) -> None:
         facts = self._facts = self._service.facts(self._admitted.deployment, replica)
         self._facts_variant = replica.variant
-        is_moved = self._relay is not None and self._relay.has_sent
+        is_moved = self._has_sent
         if is_moved and self._is_said():
             self._end_stream()
             return
+        if is_moved and not self._service.engine_of(facts).capabilities.continues:
+            # Of a variant that came after this request.
+            raise UnsupportedParameter("stream", f"{facts.engine} cannot go on behind a text")
         call = self._call(facts, replica, queue)
         if self._queue_s is None:
             self._queue_s = self._elapsed_s()
@@ -255,12 +264,11 @@ class Run:
         variant = next((each for each in facts.variants if each.id == replica.variant), None)
         users = queue.in_flight_at(replica.id)
         self._gate = self._service.speculating.decide(facts.name, variant, users)
-        has_sent = self._relay is not None and self._relay.has_sent
         hints = Hints(
             speculate=None if self._gate is None else self._gate.speculate,
             cache_salt=cache_salt(self._admitted.key.id),
-            sent_text=self._transcript.text if has_sent and self._transcript is not None else "",
-            sent_tokens=self._relay.reader.usage.completion_tokens if has_sent and self._relay else 0,
+            sent_text=self._transcript.text if self._has_sent and self._transcript is not None else "",
+            sent_tokens=self._relay.reader.usage.completion_tokens if self._has_sent and self._relay else 0,
         )
         engine = self._service.engine_of(facts)
         return engine.call(self._request, facts, self._arrival.request_id, hints)
@@ -324,7 +332,7 @@ class Run:
             self._timeout = loop.call_later(timeout_s, _time_out, exchange, timeout_s)
 
     def _deadline_passed(self, exchange: Exchange, timeout_s: float) -> None:
-        if self._relay is not None and self._relay.has_sent:
+        if self._has_sent:
             self._timeout = asyncio.get_running_loop().call_later(timeout_s, _time_out, exchange, timeout_s)
             return
         allowed_s = self._ticket.deadline_s - self._ticket.arrived_s

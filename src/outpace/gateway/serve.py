@@ -137,34 +137,31 @@ class Service:
         request = PARSERS[endpoint](raw)
         deployment = find_deployment(self._snapshot, key, request)
         arrival.model = deployment.name
-        able = self._able(request, deployment)
+        unable = self._unable(request, deployment)
         check_vocabulary(request, deployment.vocabulary)
         wish = asked(headers)
         arrival.rate, arrival.taken_tokens = take_rate(self._meter, key, request, len(raw))
         require_rate(key, arrival.rate, arrival.taken_tokens)
         admitted = admit(self._meter, key, deployment, request, len(raw))
         ticket = new_ticket(key, deployment, request, arrival, wish, len(raw), self.queue(deployment.name))
-        ticket.variants = able
+        ticket.unable = unable
         run = Run(self, cycle, request, admitted, arrival, ticket, wish.label)
         await run.to_the_end()
 
-    def _able(self, request: EngineBound, deployment: DeploymentEntry) -> frozenset[str] | None:
-        """The variants that can serve a request; None: all. Raises UnsupportedParameter when none can."""
-        engines = {variant.engine for variant in deployment.variants} or {deployment.engine}
-        if len(engines) == 1:
-            capabilities = self._engine(engines.pop()).capabilities
-            require_supported(request, capabilities, deployment.name)
-            return None
-        able, refusal = set(), None
-        for variant in deployment.variants:
+    def _unable(self, request: EngineBound, deployment: DeploymentEntry) -> frozenset[str]:
+        """The variants that cannot serve a request. Raises UnsupportedParameter when the first one cannot.
+
+        The first is the main one: what a deployment accepts does not depend on which others are there just now.
+        """
+        main = deployment.variants[0].engine if deployment.variants else deployment.engine
+        require_supported(request, self._engine(main).capabilities, deployment.name)
+        unable = set()
+        for variant in deployment.variants[1:]:
             try:
                 require_supported(request, self._engine(variant.engine).capabilities, deployment.name)
-                able.add(variant.id)
-            except UnsupportedParameter as error:
-                refusal = refusal or error
-        if refusal is not None and not able:
-            raise refusal
-        return None if refusal is None else frozenset(able)
+            except UnsupportedParameter:
+                unable.add(variant.id)
+        return frozenset(unable)
 
     def facts(self, deployment: DeploymentEntry, replica: ReplicaEntry) -> DeploymentEntry:
         """The deployment as the replica's variant serves it."""
@@ -173,6 +170,13 @@ class Service:
     def engine_of(self, facts: DeploymentEntry) -> Engine:
         """The adapter."""
         return self._engine(facts.engine)
+
+    def without_continuing(self, deployment: DeploymentEntry) -> frozenset[str]:
+        """Variants whose engine cannot go on behind a text; one without a name is the deployment itself."""
+        engines = {variant.id: variant.engine for variant in deployment.variants} or {"": deployment.engine}
+        return frozenset(
+            name for name, engine in engines.items() if not self._engine(engine).capabilities.continues
+        )
 
     @property
     def speculating(self) -> Speculating:

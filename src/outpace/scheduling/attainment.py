@@ -23,6 +23,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     # Output tokens/s of the replica by requests at once, ascending.
     speeds: tuple[tuple[int, float], ...] = ()
     prefill_tokens_per_s: float | None = None
+    # One replica of another variant that answers beside all of these.
+    helper: "Capacity | None" = None
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,7 +104,9 @@ def decide(
 
 
 def needed(bounds: Bounds, pressure: Pressure, capacity: Capacity, goal: Goal) -> int:
-    """The fewest replicas for the load of now and lately."""
+    """The fewest replicas for the load of now and lately: one where their helper alone holds the goal."""
+    if capacity.helper is not None and capacity.helper.speeds and _is_enough(capacity.helper, pressure, goal):
+        return 1
     num_requests = pressure.waiting + pressure.running
     if not capacity.speeds:
         return replicas_by_places(capacity.places, num_requests, bounds.most)
@@ -112,6 +114,12 @@ def needed(bounds: Bounds, pressure: Pressure, capacity: Capacity, goal: Goal) -
     if pressure.waiting == 0:
         return steady
     return max(steady, replicas_for_backlog(capacity, pressure.traffic, goal, num_requests, bounds.most))
+
+
+def _is_enough(helper: Capacity, pressure: Pressure, goal: Goal) -> bool:
+    at_once = pressure.waiting + pressure.running
+    backlog = replicas_for_backlog(helper, pressure.traffic, goal, at_once, 2) if pressure.waiting else 1
+    return backlog == 1 and attainment(1, helper, pressure.traffic, goal) >= goal.share
 
 
 def why(need: int, pressure: Pressure, capacity: Capacity, goal: Goal) -> str:

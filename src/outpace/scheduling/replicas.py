@@ -106,8 +106,8 @@ class Replicas:
         if not self._may_take(ticket, now_s):
             return None
         able: Sequence[ReplicaLoad] = self.current
-        if ticket.variants is not None:
-            able = [replica for replica in able if replica.entry.variant in ticket.variants]
+        if ticket.unable:
+            able = [replica for replica in able if replica.entry.variant not in ticket.unable]
         if len(self._variants) > 1:
             able = self._of_best_variant(able, now_s, num_waiting)
         return pick(able, ticket, now_s, self._homes)

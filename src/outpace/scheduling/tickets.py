@@ -19,7 +19,7 @@ class Ticket:
         "priority",
         "prompt_tokens",
         "tells_first_token",
-        "variants",
+        "unable",
     )
 
     def __init__(
@@ -44,8 +44,8 @@ class Ticket:
         self.output_tokens = output_tokens
         # What its prompt begins with, hashed; None: nothing to gain.
         self.affinity = affinity
-        # Variants that can serve it; None: all.
-        self.variants: frozenset[str] | None = None
+        # Variants that cannot serve it.
+        self.unable: frozenset[str] = frozenset()
         # A stream does; another answer is seen only when it is whole.
         self.tells_first_token = tells_first_token
         # Replicas that failed it already: only if there is no other.

@@ -42,14 +42,29 @@ def choose(options: Sequence[Option], users: float, current: str | None, served_
     measured = [option for option in options if option.speeds]
     if not measured:
         return None
-    best = max(measured, key=lambda option: _promised(option, users))
+    best = max(measured, key=lambda option: promised(option, users))
     mine = next((option for option in measured if option.id == current), None)
     if mine is None or mine is best:
         return best.id
-    if served_s < SWITCH_AFTER_S or _promised(best, users) < SWITCH_GAIN * _promised(mine, users):
+    if served_s < SWITCH_AFTER_S or promised(best, users) < SWITCH_GAIN * promised(mine, users):
         return mine.id
     return best.id
 
 
-def _promised(option: Option, users: float) -> float:
+def promised(option: Option, users: float) -> float:
+    """Output tokens/s of all replicas of a variant together while `users` are served."""
     return option.num_replicas * speed_at(option.speeds, max(1.0, users / option.num_replicas))
+
+
+def cross_over(main: Option, other: Option, gain: float = SWITCH_GAIN) -> int | None:
+    """The fewest users from which on `other` promises `gain` times what `main` does; None: at no measured end of it.
+
+    Beyond the highest load that was measured of either, both stay as they are there.
+    """
+    if not main.speeds or not other.speeds:
+        return None
+    users = max(main.num_replicas * main.speeds[-1][0], other.num_replicas * other.speeds[-1][0])
+    found = None
+    while users >= 1 and promised(other, users) >= gain * promised(main, users):
+        found, users = users, users - 1
+    return found

@@ -77,6 +77,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     # Serve a precision that is asked for by name although no passing verdict backs it; it is marked as such.
     allow_unproven: bool = False
     speculation: str = "auto"
+    # `auto`: a second variant for many users may be held beside the main one; `off`: never.
+    variants: str = "auto"
     replicas: Replicas = Replicas()
     price: Price | None = None
     external: External | None = None

@@ -1,0 +1,115 @@
+"""When a deployment's companion, the variant for many users, is there beside its main one. Pure.
+
+Its count is 0 or 1 and nobody else sets it. Starts are rare by construction: it comes only after the load has stayed
+above the cross-over, and leaves only after minutes below break-even.
+"""
+
+import math
+
+import msgspec
+
+# The load is smoothed over this time: between two answers a closed loop of clients shows fewer than it has.
+SMOOTHED_OVER_S = 1.0
+UP_AFTER_S = 4.0
+# It leaves when it was not needed for this many of its starts, within these bounds.
+_IDLE_STARTS = 20.0
+_DOWN_AFTER_S = (180.0, 900.0)
+# After it left for whatever reason, or made room for others.
+REST_S = 60.0
+MADE_ROOM_S = 300.0
+
+
+class Edges(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests at once from which on the companion is clearly faster, and below which it is slower."""
+
+    up: int
+    down: int
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decision sees of a deployment now."""
+
+    # Requests that run and wait, over all gateway workers.
+    users: int
+    # None: not both are measured, or the companion is never faster.
+    edges: Edges | None
+    # A companion can be had, and the main variant is wanted.
+    is_possible: bool
+    # The main variant answers.
+    is_main_ready: bool
+    # Of the companion, from order to first token.
+    start_s: float
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered; times on the monotonic clock."""
+
+    is_up: bool = False
+    # Smoothed, from nothing.
+    users: float = 0.0
+    seen_s: float = 0.0
+    # Since when the load has been on the side that would change the count.
+    since_s: float | None = None
+    rests_until_s: float = -math.inf
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What is remembered from now on, and why the count changed; empty when it did not."""
+
+    history: History
+    reason: str = ""
+
+
+def down_after_s(start_s: float) -> float:
+    """How long it stays without being needed, for one that takes `start_s` to start."""
+    shortest_s, longest_s = _DOWN_AFTER_S
+    return min(longest_s, max(shortest_s, _IDLE_STARTS * start_s))
+
+
+def decide(history: History, sight: Sight, now_s: float) -> Decision:
+    """Whether the companion shall be there."""
+    history = _smoothed(history, sight.users, now_s)
+    if not sight.is_possible:
+        return (
+            Decision(left(history, now_s, REST_S), "the main variant is gone")
+            if history.is_up
+            else Decision(history)
+        )
+    if history.is_up:
+        return _while_up(history, sight, now_s)
+    return _while_down(history, sight, now_s)
+
+
+def left(history: History, now_s: float, rest_s: float) -> History:
+    """It leaves now and rests."""
+    return msgspec.structs.replace(history, is_up=False, since_s=None, rests_until_s=now_s + rest_s)
+
+
+def _while_down(history: History, sight: Sight, now_s: float) -> Decision:
+    # Half a user less: a smoothed load only comes near to what it is.
+    is_high = sight.edges is not None and history.users >= sight.edges.up - 0.5
+    if not is_high or not sight.is_main_ready or now_s < history.rests_until_s:
+        return Decision(msgspec.structs.replace(history, since_s=None))
+    since_s = now_s if history.since_s is None else history.since_s
+    if now_s - since_s < UP_AFTER_S:
+        return Decision(msgspec.structs.replace(history, since_s=since_s))
+    up = msgspec.structs.replace(history, is_up=True, since_s=None)
+    return Decision(up, f"{history.users:.0f} requests at once for {UP_AFTER_S:g} s")
+
+
+def _while_up(history: History, sight: Sight, now_s: float) -> Decision:
+    is_low = sight.edges is None or history.users < sight.edges.down - 0.5
+    if not is_low:
+        return Decision(msgspec.structs.replace(history, since_s=None))
+    since_s = now_s if history.since_s is None else history.since_s
+    patience_s = down_after_s(sight.start_s)
+    if now_s - since_s < patience_s:
+        return Decision(msgspec.structs.replace(history, since_s=since_s))
+    return Decision(left(history, now_s, REST_S), f"not needed for {patience_s:.0f} s")
+
+
+def _smoothed(history: History, users: int, now_s: float) -> History:
+    # Ticks are far apart only when nothing happened for long: then what is seen now counts alone.
+    share = 1.0 - math.exp(-max(0.0, now_s - history.seen_s) / SMOOTHED_OVER_S)
+    smooth = history.users + share * (users - history.users)
+    return msgspec.structs.replace(history, users=smooth, seen_s=now_s)

@@ -1,0 +1,154 @@
+"""When the companion is there: it waits for a lasting load, stays for minutes, never flaps."""
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.scheduling.companions import (
+    MADE_ROOM_S,
+    REST_S,
+    Edges,
+    History,
+    Sight,
+    decide,
+    down_after_s,
+    left,
+)
+from outpace.scheduling.variants import Option, cross_over, promised
+
+SIGHT = Sight(users=0, edges=Edges(up=8, down=6), is_possible=True, is_main_ready=True, start_s=5.0)
+TICK_S = 0.25
+
+
+def after(history: History, sight: Sight, from_s: float, for_s: float) -> tuple[History, float | None]:
+    """What is remembered after `for_s` of the same sight, and when the count changed first."""
+    changed_s = None
+    for number in range(round(for_s / TICK_S)):
+        now_s = from_s + number * TICK_S
+        fresh = decide(history, sight, now_s).history
+        if fresh.is_up != history.is_up and changed_s is None:
+            changed_s = now_s - from_s
+        history = fresh
+    return history, changed_s
+
+
+def seen(users: int, **changes: object) -> Sight:
+    return msgspec.structs.replace(SIGHT, users=users, **changes)
+
+
+def test_a_lasting_load_brings_it_and_a_lasting_lull_ends_it() -> None:
+    history, came_s = after(History(), seen(32), 0.0, 10.0)
+    assert history.is_up
+    assert came_s is not None
+    assert 4.0 <= came_s <= 5.0
+    history, left_s = after(history, seen(1), 10.0, 300.0)
+    assert not history.is_up
+    assert left_s is not None
+    assert 180.0 <= left_s <= 185.0
+
+
+def test_a_burst_or_a_load_below_the_cross_over_does_not_bring_it() -> None:
+    burst, _ = after(History(), seen(32), 0.0, 2.0)
+    assert not after(burst, seen(1), 2.0, 60.0)[0].is_up
+    assert not after(History(), seen(7), 0.0, 600.0)[0].is_up
+
+
+def test_between_the_two_edges_everything_stays_as_it_is() -> None:
+    up, _ = after(History(), seen(8), 0.0, 20.0)
+    assert up.is_up
+    assert after(up, seen(6), 20.0, 1200.0)[0].is_up
+
+
+@pytest.mark.parametrize(
+    "sight", [seen(32, edges=None), seen(32, is_possible=False), seen(32, is_main_ready=False)]
+)
+def test_without_figures_a_companion_or_a_main_variant_it_does_not_come(sight: Sight) -> None:
+    assert not after(History(), sight, 0.0, 600.0)[0].is_up
+
+
+def test_it_leaves_at_once_with_the_main_variant_but_outlives_its_crash() -> None:
+    up = History(is_up=True)
+    assert not decide(up, seen(32, is_possible=False), 1.0).history.is_up
+    assert decide(up, seen(32, is_main_ready=False), 1.0).history.is_up
+
+
+def test_one_that_made_room_rests_for_a_while() -> None:
+    history = left(History(is_up=True), 0.0, MADE_ROOM_S)
+    history, came_s = after(history, seen(32), 0.0, 400.0)
+    assert came_s is not None
+    assert came_s >= MADE_ROOM_S
+
+
+def test_a_slow_start_makes_it_stay_longer() -> None:
+    assert down_after_s(1.0) == 180.0
+    assert down_after_s(20.0) == 400.0
+    assert down_after_s(1000.0) == 900.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 64), st.integers(1, 400)), min_size=1, max_size=40))
+def test_no_load_makes_it_flap(loads: list[tuple[int, int]]) -> None:
+    """Whatever the load does, a companion that came stays for minutes, and starts are bounded by that."""
+    history, now_s, starts, ends = History(), 0.0, [], []
+    for users, ticks in loads:
+        for _ in range(ticks):
+            fresh = decide(history, seen(users), now_s).history
+            if fresh.is_up and not history.is_up:
+                starts.append(now_s)
+            if history.is_up and not fresh.is_up:
+                ends.append(now_s)
+            history, now_s = fresh, now_s + 1.0
+    assert all(ended - started >= 180.0 for started, ended in zip(starts, ends, strict=False))
+    assert all(later - earlier >= 180.0 + REST_S for earlier, later in pairwise(starts))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 64), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=400
+    )
+)
+def test_starts_are_bounded_whatever_happens(sights: list[tuple[int, bool, bool, bool]]) -> None:
+    history, starts = History(), []
+    for number, (users, is_possible, is_main_ready, is_measured) in enumerate(sights):
+        sight = seen(
+            users,
+            is_possible=is_possible,
+            is_main_ready=is_main_ready,
+            edges=SIGHT.edges if is_measured else None,
+        )
+        fresh = decide(history, sight, float(number)).history
+        if fresh.is_up and not history.is_up:
+            starts.append(number)
+        history = fresh
+    assert all(later - earlier >= REST_S for earlier, later in pairwise(starts))
+
+
+# -- where two variants are equally fast
+
+SPEEDS = st.lists(
+    st.tuples(st.integers(1, 64), st.floats(1, 1000)), min_size=1, max_size=6, unique_by=lambda p: p[0]
+)
+
+
+@given(SPEEDS, SPEEDS, st.integers(1, 3))
+def test_from_the_cross_over_on_the_other_is_faster(
+    main: list[tuple[int, float]], other: list[tuple[int, float]], replicas: int
+) -> None:
+    one, two = Option("one", replicas, sorted(main)), Option("two", 1, sorted(other))
+    users = cross_over(one, two)
+    top = max(replicas * one.speeds[-1][0], two.speeds[-1][0])
+    if users is None:
+        assert promised(two, top) < 1.1 * promised(one, top)
+        return
+    assert all(promised(two, load) >= 1.1 * promised(one, load) for load in range(users, top + 10))
+    assert users == 1 or promised(two, users - 1) < 1.1 * promised(one, users - 1)
+
+
+def test_the_cross_over_of_what_was_measured_here() -> None:
+    llama = Option("llamacpp", 1, ((1, 107.0), (8, 165.0), (16, 156.0), (32, 169.0)))
+    openvino = Option("openvino", 1, ((1, 60.0), (8, 180.0), (16, 230.0), (32, 290.0)))
+    assert cross_over(llama, openvino) == 9
+    assert cross_over(openvino, llama) is None
+    assert cross_over(llama, Option("new", 1, ())) is None
