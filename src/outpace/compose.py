@@ -287,13 +287,17 @@ class Models:
         )
 
     def variant(self, spec: DeploymentSpec, engine: str | None = None) -> "Variant":
-        """What a spec serves here, its companion where `engine` is that one's, as a profile sees it.
+        """What a spec serves here, on this engine where it has two, as a profile sees it.
 
         Raises InvalidInput, ModelNotFound, WeightsInvalid.
         """
         resolved = self.resolve(spec)
-        if resolved.companion is not None and resolved.companion.engine == engine:
-            resolved = resolved.companion
+        if engine is not None and engine != resolved.engine:
+            companion = resolved.companion
+            if companion is None or companion.engine != engine:
+                known = ", ".join(each.engine for each in (resolved, companion) if each is not None)
+                raise InvalidInput("engine", f"{spec.name} has no variant on {engine[:40]!r}; it has {known}")
+            resolved = companion
         if resolved.artifact_path is None:
             raise InvalidInput("deployment", f"{spec.name} has no weights here that could be measured")
         return _variant_of(spec, resolved, self._artifacts)

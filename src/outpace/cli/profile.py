@@ -30,6 +30,9 @@ def profile(
     show: Annotated[
         bool, typer.Option("--show", help="Show what was measured before; measure nothing.")
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="Of a deployment with two variants, the one on this engine.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -40,7 +43,7 @@ def profile(
     """
     place = home_at(home)
     found = _deployment(AdminClient(place), deployment)
-    document = found.get("profile") if show else _measure(place, found)
+    document = _kept(found, engine) if show else _measure(place, found, engine)
     if json:
         as_json(document)
     elif document is None:
@@ -56,7 +59,19 @@ def _deployment(client: AdminClient, name: str) -> dict[str, Any]:
     raise ModelNotFound(f"There is no deployment {name[:100]!r}; `outpace status` lists them.")
 
 
-def _measure(home: "Home", found: dict[str, Any]) -> dict[str, Any]:
+def _kept(found: dict[str, Any], engine: str | None) -> dict[str, Any] | None:
+    if engine is None:
+        return found.get("profile")
+    variants = {variant["engine"]: variant for variant in found["variants"]}
+    if engine not in variants:
+        raise InvalidInput(
+            "engine", f"{found['name']} has no variant on {engine[:40]!r}; it has {', '.join(variants)}"
+        )
+    profile: dict[str, Any] | None = variants[engine]["profile"]
+    return profile
+
+
+def _measure(home: "Home", found: dict[str, Any], engine: str | None) -> dict[str, Any]:
     # Imported late: they would slow down every other command.
     import msgspec
 
@@ -65,7 +80,7 @@ def _measure(home: "Home", found: dict[str, Any]) -> dict[str, Any]:
     from outpace.lab.profile_one import profile_one
     from outpace.scheduling.profiles import best_concurrency
 
-    variant = Models(home).variant(spec_of(found["spec"]))
+    variant = Models(home).variant(spec_of(found["spec"]), engine)
     with following(found["name"]) as say:
         made = asyncio.run(profile_one(home.profiles, variant, say))
     document: dict[str, Any] = msgspec.to_builtins(made)

@@ -57,13 +57,13 @@ def promised(option: Option, users: float) -> float:
 
 
 def cross_over(main: Option, other: Option, gain: float = SWITCH_GAIN) -> int | None:
-    """The fewest users from which on `other` promises `gain` times what `main` does; None: at no measured end of it.
+    """The fewest users from which on `other` promises `gain` times what `main` does; None: not at the highest load.
 
-    Beyond the highest load that was measured of either, both stay as they are there.
+    The highest is the one up to which both were measured: a sweep that ended early says nothing about more.
     """
     if not main.speeds or not other.speeds:
         return None
-    users = max(main.num_replicas * main.speeds[-1][0], other.num_replicas * other.speeds[-1][0])
+    users = min(main.num_replicas * main.speeds[-1][0], other.num_replicas * other.speeds[-1][0])
     found = None
     while users >= 1 and promised(other, users) >= gain * promised(main, users):
         found, users = users, users - 1
