@@ -12,7 +12,7 @@ from outpace.gateway.door import Cycle
 from outpace.gateway.door_head import Headers
 from outpace.gateway.moving import Transcript
 from outpace.gateway.upstream import Exchange
-from outpace.values.errors import EngineFailed, OutpaceError
+from outpace.values.errors import EngineFailed, InvalidInput, OutpaceError
 from outpace.values.usage import Usage
 
 # A stream's mark in the journal: after the first tokens, then each time this many more were sent.
@@ -144,3 +144,12 @@ class Relay:
         else:
             exchange.resume()
         self._stall = None
+
+
+def outcome_of(error: OutpaceError | None) -> str:
+    """How a request ended, in a word for its receipt."""
+    if error is None:
+        return "completed"
+    if isinstance(error, ClientLeft):
+        return "cancelled"
+    return "refused" if isinstance(error, InvalidInput) or error.status == 400 else "failed"

@@ -13,7 +13,7 @@ from outpace.gateway.headers import JSON, SSE, answer_head
 from outpace.gateway.moving import FollowingReader, Transcript, can_move, ending, tokens_left
 from outpace.gateway.openai.errors import error_body
 from outpace.gateway.prefix import cache_salt
-from outpace.gateway.relay import ClientLeft, Relay
+from outpace.gateway.relay import ClientLeft, Relay, outcome_of
 from outpace.gateway.speculating import Speculating
 from outpace.gateway.upstream import EngineDied, EnginePool, Exchange, NothingReceived
 from outpace.metering import Meter
@@ -24,7 +24,6 @@ from outpace.values.clock import Clock
 from outpace.values.errors import (
     EngineFailed,
     EngineTimedOut,
-    InvalidInput,
     OutpaceError,
     UnsupportedParameter,
 )
@@ -420,7 +419,7 @@ class Run:
             request_id=self._arrival.request_id,
             at_s=self._service.clock.wall_s(),
             status=self._status(error),
-            outcome=_outcome(error),
+            outcome=outcome_of(error),
             usage=usage,
             cost_pusd=None if price is None else self._cost_pusd(price, usage),
             finish_reason=self._finish_reason or (relay.reader.finish_reason if relay else None),
@@ -490,14 +489,6 @@ class Run:
 
     def _elapsed_s(self) -> float:
         return self._service.clock.monotonic_s() - self._arrival.at_s
-
-
-def _outcome(error: OutpaceError | None) -> str:
-    if error is None:
-        return "completed"
-    if isinstance(error, ClientLeft):
-        return "cancelled"
-    return "refused" if isinstance(error, InvalidInput) or error.status == 400 else "failed"
 
 
 def _time_out(exchange: Exchange, timeout_s: float) -> None:
