@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from tests.precision.small import matrices, verdict, write_gguf
 
+from outpace.catalogue.store import Record
 from outpace.engines.facts import engine_version
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.proven import proven_kv, served_kv
@@ -74,6 +75,10 @@ def test_an_artifact_is_named_by_its_content(tmp_path: Path, weights: Path) -> N
     pulled.parent.mkdir()
     pulled.write_bytes(b"GGUF")
     assert digest_of(pulled) == "c" * 64
+    # As the catalogue's store writes it.
+    record = Record(sha256="d" * 64, size_bytes=4, mtime_ns=1, inode=1, verified_at=1.0)
+    (pulled.parent / "artifact.json").write_bytes(msgspec.json.encode(record))
+    assert digest_of(pulled) == "d" * 64
     folder = tmp_path / "openvino"
     folder.mkdir()
     (folder / "openvino_model.xml").write_bytes(b"1")

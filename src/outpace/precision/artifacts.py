@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -89,7 +90,7 @@ class MadeStore:
         if not (place / _RECORD).exists():
             return None
         return MadeArtifact(
-            path=_payload(place, self._verified(place)), record=_record(place), was_present=True
+            path=_payload(place, self._verified(place)), record=_record(place, Made), was_present=True
         )
 
     def make(self, lineage: Lineage, needed_bytes: int, make: Make) -> MadeArtifact:
@@ -114,13 +115,14 @@ class MadeStore:
     def all(self) -> list[tuple[str, Made]]:
         """Key and record of every artifact."""
         return [
-            (path.parent.name, _record(path.parent)) for path in sorted(self._folder.glob(f"*/{_RECORD}"))
+            (path.parent.name, _record(path.parent, Made))
+            for path in sorted(self._folder.glob(f"*/{_RECORD}"))
         ]
 
     def path_of(self, key: str) -> Path:
         """Where the artifact with this key lies."""
         place = self._folder / key
-        return _payload(place, _record(place))
+        return _payload(place, _record(place, Made))
 
     def collect(self, used: frozenset[str]) -> int:
         """Remove every artifact whose key is not in `used`, and what killed runs left; bytes freed."""
@@ -152,7 +154,7 @@ class MadeStore:
 
     def _verified(self, place: Path) -> Made:
         """The record, after files that look changed were hashed again."""
-        record = _record(place)
+        record = _record(place, Made)
         for file in record.files:
             path = place / file.name
             if not path.is_file():
@@ -234,7 +236,7 @@ def digest_of(path: Path) -> str:
     """The name of an artifact's content: of a shipped or made one as recorded, else the SHA-256 of its bytes."""
     for place in (path, path.parent):
         if (place / _RECORD).is_file():
-            return _record(place).sha256
+            return _record(place, _Named).sha256
     if path.is_file() and _DIGEST.fullmatch(path.parent.name):
         return path.parent.name
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
@@ -263,9 +265,18 @@ def _sealed(folder: Path) -> Iterator[MadeFile]:
         yield MadeFile(str(path.relative_to(folder)), sha256_of(path), status.st_size, status.st_mtime_ns)
 
 
-def _record(place: Path) -> Made:
+class _Named(msgspec.Struct):
+    """What the records of pulled and of made artifacts share."""
+
+    sha256: str
+
+
+_R = TypeVar("_R", Made, _Named)
+
+
+def _record(place: Path, kind: type[_R]) -> _R:
     try:
-        return msgspec.json.decode((place / _RECORD).read_bytes(), type=Made)
+        return msgspec.json.decode((place / _RECORD).read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError) as error:
         raise WeightsInvalid(
             f"the record of artifact {place.name[:12]} cannot be read; make it again"
