@@ -121,6 +121,7 @@ def control_parts(settings: Settings) -> "ControlParts":
         clock=clock,
         credentials=msgspec.json.decode(home.credentials.read_bytes(), type=Credentials),
         pool=supervisor if settings.ray is None else OnRay(home, clock),
+        has_machines=settings.ray is not None,
         memory_bytes=memory_bytes() if settings.ray is None else None,
         programs=programs,
         engine=functools.cache(engine),
@@ -172,7 +173,7 @@ class Models:
         from outpace.catalogue import ArtifactStore
         from outpace.lab.profiled import Profiled
 
-        self._workers = workers
+        self._workers, self._room_bytes = workers, memory_bytes() if is_one_machine else sys.maxsize
         self._is_one_machine = is_one_machine
         self._artifacts = home.artifacts
         self._store = ArtifactStore(home.artifacts)
@@ -216,7 +217,7 @@ class Models:
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, unpacked(resolved))
         bytes_each = self._bytes_of(found, chosen)
-        require_room(spec.replicas, bytes_each, memory_bytes())
+        require_room(spec.replicas, bytes_each, self._room_bytes)
         tuned = self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=bytes_each))
         return self._with_companion(spec, found, tuned)
 
@@ -232,7 +233,7 @@ class Models:
         except (OutpaceError, OSError) as error:
             companion, reason = None, str(error)
         if companion is not None:
-            reason = why_no_room(main.replica_bytes, companion.replica_bytes, memory_bytes())
+            reason = why_no_room(main.replica_bytes, companion.replica_bytes, self._room_bytes)
         return msgspec.structs.replace(main, companion=None if reason else companion, no_companion=reason)
 
     def _companion(self, spec: DeploymentSpec, found: "Found", main: "Resolved") -> "Resolved":

@@ -1,5 +1,6 @@
 """Placing, refusing, and how a launch reads on another machine."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from outpace.fleet.cluster import (
     selector_of,
     why_lying,
     why_no_room,
+    why_not_there,
     why_other_version,
 )
 from outpace.fleet.pool import PoolMachine
@@ -56,6 +58,39 @@ def test_replicas_of_one_deployment_spread_while_there_is_room_elsewhere() -> No
     assert avoided_for(Needs(), [one, two], {"1"}) == ["1"]
     assert avoided_for(Needs(), [one, _machine("2", cpus=0)], {"1"}) == []
     assert avoided_for(Needs(), [one, _machine("2", problem="lies")], {"1"}) == ["2"]
+
+
+def test_packed_replicas_go_where_siblings_are_while_there_is_room() -> None:
+    one, two = _machine("1"), _machine("2")
+    packs = Needs(packs=True)
+    assert avoided_for(packs, [one, two], {"1"}) == ["2"]
+    assert avoided_for(packs, [_machine("1", cpus=0), two], {"1"}) == []
+    assert avoided_for(packs, [one, two], set()) == []
+
+
+def test_only_named_machines_are_taken_and_the_reason_names_them() -> None:
+    one, two = _machine("1"), _machine("2", cpus=0)
+    named = Needs(nodes=("10.0.0.2",))
+    assert avoided_for(named, [one, two], set()) == ["1"]
+    said = why_no_room(named, [one, two])
+    assert "1 CPU, on 10.0.0.2" in said
+    assert "10.0.0.1: is not among placement.nodes" in said
+    assert not is_hopeless(named, [one, two])
+    assert is_hopeless(Needs(nodes=("10.0.0.9",)), [one, two])
+
+
+def test_what_stands_by_becomes_only_what_its_machine_has_room_for() -> None:
+    machine = msgspec.structs.replace(_machine("1", cpus=0), free={"CPU": 0.0, "memory": 5.0})
+    # Its processor is reserved already.
+    assert why_not_there(Needs(memory_bytes=5), machine) is None
+    assert "memory free" in (why_not_there(Needs(memory_bytes=6), machine) or "")
+    assert "without accelerators" in (why_not_there(Needs(devices=1), machine) or "")
+
+
+def test_without_any_accelerator_the_way_out_is_told() -> None:
+    machine = msgspec.structs.replace(_machine("1"), resources={"CPU": 4.0}, free={"CPU": 4.0})
+    assert "`placement: {accelerator: none}`" in why_no_room(Needs(devices=1), [machine])
+    assert "accelerator: none" not in why_no_room(Needs(devices=4), [_machine("1")])
 
 
 def test_what_no_machine_could_ever_hold_is_hopeless_and_what_is_only_full_is_not() -> None:

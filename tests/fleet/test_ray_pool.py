@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from tests.fleet.launching import SLEEPER, is_running, pids_in, python, until
 from tests.fleet.ray_cluster import SECOND, THIRD, PoolsProcess, RayCluster, argv_of, may_hide
 
 from outpace.engines.child import launch_module
 from outpace.engines.echo_server import EchoConfig
+from outpace.fleet.handover import standby_launch
 from outpace.fleet.local import SocketPool
 from outpace.fleet.ray_knock import require_cluster
 from outpace.values.deployment import Launch, Needs
@@ -178,6 +180,47 @@ async def test_a_machine_without_the_weights_is_sent_them_once(
         assert "fetch" not in second.took_s or second.took_s["fetch"] < first.took_s["fetch"]
     finally:
         ray.crash(THIRD)
+
+
+async def test_only_a_named_machine_is_taken_and_packed_replicas_share_one(pool: SocketPool) -> None:
+    named = Needs(nodes=(SECOND,))
+    assert (await pool.start("r@1", _launch(*SLEEPER, needs=named))).machine == SECOND
+    packs = Needs(packs=True)
+    assert (await pool.start("r@2", _launch(*SLEEPER, needs=packs))).machine == SECOND
+    with pytest.raises(EngineFailed, match=r"no room in the cluster for 1 CPU, on 10\.0\.0\.9"):
+        await pool.start("r@3", _launch(*SLEEPER, needs=Needs(nodes=("10.0.0.9",))))
+
+
+async def test_what_stood_by_reserves_the_memory_of_the_replica_that_it_becomes(
+    pool: SocketPool, tmp_path: Path
+) -> None:
+    module, path = "outpace.engines.echo_server", f"{tmp_path}/e.sock"
+    standby = await pool.stand_by("standby@echo-1", standby_launch(module))
+    echo = launch_module(module, EchoConfig(address=f"unix:{path}", model="echo"), path, "secret")
+    mine = msgspec.structs.replace(echo, needs=Needs(memory_bytes=256 * 1024 * 1024))
+
+    async def free_bytes() -> float:
+        machines = await pool.machines()
+        return next(each for each in machines if each.address == standby.machine).free["memory"]
+
+    before = await free_bytes()
+    taken = await pool.hand_over("standby@echo-1", "chat@1", mine)
+    assert taken.pid == standby.pid
+
+    async def is_reserved() -> bool:
+        return before - await free_bytes() >= mine.needs.memory_bytes
+
+    await until(is_reserved)
+    await pool.stop("chat@1", grace_s=0.0)
+
+    async def is_returned() -> bool:
+        return await free_bytes() >= before
+
+    await until(is_returned)
+    await pool.stand_by("standby@echo-2", standby_launch(module))
+    greedy = msgspec.structs.replace(echo, needs=Needs(memory_bytes=1 << 50))
+    with pytest.raises(EngineFailed, match=r"cannot become this replica: .* memory free"):
+        await pool.hand_over("standby@echo-2", "chat@2", greedy)
 
 
 async def test_a_replica_over_two_machines_has_a_process_on_each_and_ends_as_one(

@@ -127,6 +127,19 @@ def show_deployment(deployment: dict[str, Any]) -> None:
         show_starts(deployment["starts"])
 
 
+def _placement_words(placement: dict[str, Any]) -> str:
+    """`on 10.0.0.2 or 10.0.0.3, with H100, packed`; empty for anywhere."""
+    labels = " ".join(f"{name}={value}" for name, value in placement.get("labels", {}).items())
+    kind = placement.get("accelerator")
+    words = [
+        f"on {' or '.join(placement['nodes'])}" if placement.get("nodes") else "",
+        {"none": "without accelerators", "": ""}.get(kind or "", f"with {kind}"),
+        f"where {labels}" if labels else "",
+        "packed on few machines" if placement.get("strategy") == "pack" else "",
+    ]
+    return ", ".join(filter(None, words))
+
+
 def show_starts(starts: Sequence[dict[str, Any]]) -> None:
     """Bills of starts as a table of milliseconds, newest last; phases that no start had are left out."""
     phases = [phase for phase in (*PHASES, OTHER) if any(phase in start["phases_s"] for start in starts)]

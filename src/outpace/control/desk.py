@@ -11,6 +11,7 @@ from outpace.control.assembly import settings_of
 from outpace.control.companions import owner_of
 from outpace.control.keys import Key, key_document, new_secret, parse_grant, require_grantable
 from outpace.control.parts import ControlParts, ControlSettings
+from outpace.control.placing import ANYWHERE, require_known, require_placeable
 from outpace.control.reconcile import Reconciler
 from outpace.control.specs import check_count, parse_spec, require_price
 from outpace.control.store import Store, Wanted
@@ -149,7 +150,10 @@ class Desk:
         spec = await in_thread(parse_spec, document, self._parts.list_price)
         require_price(spec, self._settings.billing)
         if spec.external is None:
+            require_placeable(spec, has_machines=self._parts.has_machines)
             await in_thread(self._check_launch, spec)
+        if spec.placement != ANYWHERE:
+            require_known(spec.placement, await self._parts.pool.machines())
         return spec
 
     def _check_launch(self, spec: DeploymentSpec) -> None:
@@ -168,7 +172,13 @@ class Desk:
             token="",
             engine_settings=settings_of(spec, resolved),
         )
-        self._parts.engine(resolved.engine).launch(trial)
+        engine = self._parts.engine(resolved.engine)
+        engine.launch(trial)
+        if spec.replicas.stands_by.imported and not engine.capabilities.standby_module:
+            raise InvalidInput(
+                "replicas.standby.imported",
+                f"{engine.name} cannot be imported ahead of its start; keep `loaded` ones, or none",
+            )
 
     async def _deploy(self, spec: DeploymentSpec) -> dict[str, Any]:
         served = self._reconciler.served.get(spec.name)

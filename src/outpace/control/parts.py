@@ -116,6 +116,8 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     keep_profile: Callable[[Profile], None] | None = None
     # Address, token and canary name of a replica that has just come up → why it is not what was proven; None: it is.
     canary: Callable[[str, str, str], Awaitable[str | None]] | None = None
+    # Replicas run on the machines of a cluster.
+    has_machines: bool = False
     # Of this machine, for replicas; None where they run elsewhere.
     memory_bytes: int | None = None
     replica_policy: ReplicaPolicy = ReplicaPolicy()

@@ -10,6 +10,7 @@ import structlog
 
 from outpace.control.assembly import Note, facts_of, settings_of
 from outpace.control.parts import ControlParts
+from outpace.control.placing import placed, require_placeable
 from outpace.control.served import Served
 from outpace.control.standbys import Standbys
 from outpace.engines.protocol import Engine, Readiness
@@ -284,7 +285,9 @@ class Replicas:
             token=life.token,
             engine_settings=settings_of(served.wanted.spec, resolved),
         )
-        launch = self._parts.engine(resolved.engine).launch(order)
+        spec = served.wanted.spec
+        require_placeable(spec, has_machines=self._parts.has_machines)
+        launch = placed(self._parts.engine(resolved.engine).launch(order), spec.placement, life.memory_bytes)
         note = Note(
             deployment=life.deployment,
             digest=life.digest,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from outpace.control.placing import ANYWHERE, check_placement
 from outpace.values.deployment import DeploymentSpec, Replicas, Standby
 from outpace.values.errors import InvalidInput
 from outpace.values.money import FREE, TOKENS_PER_MTOK, Price, format_usd, parse_price
@@ -86,7 +87,9 @@ VARIANT = "-"
 def digest(spec: DeploymentSpec) -> str:
     """Equal for specs whose replicas are interchangeable: price, count and expectations do not matter."""
     facts = (spec.model, spec.engine, spec.precision, spec.kv_precision, spec.speculation, spec.external)
-    encoded = msgspec.json.encode((facts, sorted(spec.engine_settings.items())))
+    # A spec without a placement is of the version that it was of before there were placements.
+    where = () if spec.placement == ANYWHERE else (spec.placement,)
+    encoded = msgspec.json.encode((facts, sorted(spec.engine_settings.items()), *where))
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
@@ -163,6 +166,7 @@ def _check(spec: DeploymentSpec) -> None:
     _check_replicas(spec)
     _check_expectations(spec)
     _check_choices(spec)
+    check_placement(spec)
     if len(spec.engine_settings) > _MOST_SETTINGS:
         raise InvalidInput("engine_settings", f"at most {_MOST_SETTINGS} settings")
     if spec.external is not None or spec.engine == "external":

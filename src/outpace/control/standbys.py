@@ -48,6 +48,9 @@ class Standbys:
 
     def take(self, launch: Launch) -> str | None:
         """Name of one that can become this launch, the oldest first; it counts as gone from now on."""
+        if launch.needs.is_bound:
+            # It may stand by on another machine.
+            return None
         module = launch.argv[2] if launch.argv[1:2] == ("-m",) and len(launch.argv) > 2 else ""
         name = next((name for name, standing in self._standing.items() if standing.module == module), None)
         if name is not None:

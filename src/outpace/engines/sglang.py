@@ -17,7 +17,7 @@ from outpace.engines.parameters import settings_of
 from outpace.engines.protocol import Capabilities
 from outpace.engines.served import PARAMETERS, ServedEngine
 from outpace.engines.served_body import Quirks
-from outpace.values.deployment import Launch, LaunchOrder
+from outpace.values.deployment import Launch, LaunchOrder, Needs
 from outpace.values.errors import InvalidInput
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -78,7 +78,9 @@ class Sglang(ServedEngine):
             missing="pip install sglang there, or name an interpreter that has it in OUTPACE_SGLANG_PYTHON",
         )
         files = tuple(filter(None, (order.artifact_path, settings.draft_model)))
-        return child.launch_module("outpace.engines.front_main", config, path, order.token, files)
+        launch = child.launch_module("outpace.engines.front_main", config, path, order.token, files)
+        needs = Needs(devices=settings.tensor_parallel * settings.pipeline_parallel)
+        return msgspec.structs.replace(launch, needs=needs)
 
 
 def _flags(settings: SglangSettings, order: LaunchOrder) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from outpace.engines.parameters import settings_of
 from outpace.engines.protocol import Capabilities, Load
 from outpace.engines.served import CHAT, TEXT, ServedEngine
 from outpace.engines.served_body import Quirks
-from outpace.values.deployment import Launch, LaunchOrder, Task
+from outpace.values.deployment import Launch, LaunchOrder, Needs, Task
 from outpace.values.errors import EngineFailed, InvalidInput
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -78,7 +78,9 @@ class TensorRtLlm(ServedEngine):
             missing="start Outpace where TensorRT-LLM is installed, such as NVIDIA's container",
         )
         files = tuple(filter(None, (order.artifact_path, settings.options_file)))
-        return child.launch_module("outpace.engines.front_main", config, path, order.token, files)
+        launch = child.launch_module("outpace.engines.front_main", config, path, order.token, files)
+        needs = Needs(devices=settings.tensor_parallel * settings.pipeline_parallel)
+        return msgspec.structs.replace(launch, needs=needs)
 
     def load(self, body: bytes) -> Load:
         """Figures of the newest iteration; none since the last look means that nothing runs."""

@@ -18,7 +18,7 @@ from outpace.engines.parameters import settings_of
 from outpace.engines.protocol import Capabilities, Load
 from outpace.engines.served import ServedEngine, metric
 from outpace.engines.served_body import Quirks
-from outpace.values.deployment import Launch, LaunchOrder, Task
+from outpace.values.deployment import Launch, LaunchOrder, Needs, Task
 from outpace.values.errors import EngineFailed, InvalidInput
 
 _ORDERED = frozenset({"parallel", "context_tokens", "threads"})
@@ -70,7 +70,9 @@ class Triton(ServedEngine):
         config = FrontConfig(
             socket_path=path, argv=argv, missing="start Outpace inside Triton's container (…-vllm-python-py3)"
         )
-        return child.launch_module("outpace.engines.front_main", config, path, order.token)
+        launch = child.launch_module("outpace.engines.front_main", config, path, order.token)
+        # How many its models use is in its repository; a replica gets one.
+        return msgspec.structs.replace(launch, needs=Needs(devices=1))
 
     def load(self, body: bytes) -> Load:
         """Requests that Triton holds; it does not tell those in a batch from those that wait."""

@@ -23,7 +23,7 @@ from outpace.engines.refusals import translate
 from outpace.engines.served_reader import ServedReader
 from outpace.engines.wire import ENCODE
 from outpace.values.clock import SystemClock
-from outpace.values.deployment import Launch, LaunchOrder, Task
+from outpace.values.deployment import Launch, LaunchOrder, Needs, Task
 from outpace.values.errors import EngineFailed, OutpaceError, UnsupportedParameter
 from outpace.values.requests import CompletionRequest, EngineBound
 from outpace.values.snapshot import DeploymentEntry
@@ -89,7 +89,9 @@ class TritonKserve:
             *("--allow-grpc", "false", "--allow-metrics", "false"),
         )
         config = FrontConfig(socket_path=path, argv=argv, missing="start Outpace inside Triton's container")
-        return child.launch_module("outpace.engines.front_main", config, path, order.token)
+        launch = child.launch_module("outpace.engines.front_main", config, path, order.token)
+        # How many its models use is in its repository; a replica gets one.
+        return msgspec.structs.replace(launch, needs=Needs(devices=1))
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         body = {"text_input": "ready", "parameters": {"max_tokens": 1, "stream": False}}

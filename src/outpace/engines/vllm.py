@@ -20,7 +20,7 @@ from outpace.engines.protocol import Capabilities
 from outpace.engines.served import PARAMETERS, ServedEngine
 from outpace.engines.served_body import Quirks
 from outpace.engines.vllm_main import DRAFT, VllmConfig
-from outpace.values.deployment import Launch, LaunchOrder
+from outpace.values.deployment import Launch, LaunchOrder, Needs
 from outpace.values.errors import InvalidInput
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -87,7 +87,10 @@ class Vllm(ServedEngine):
         )
         files = tuple(filter(None, (order.artifact_path, settings.draft_model)))
         launch = child.launch_module("outpace.engines.vllm_main", config, path, order.token, files)
-        return msgspec.structs.replace(launch, env={**launch.env, **_environment(settings, order)})
+        needs = Needs(devices=settings.tensor_parallel * settings.pipeline_parallel)
+        return msgspec.structs.replace(
+            launch, env={**launch.env, **_environment(settings, order)}, needs=needs
+        )
 
 
 def _model_flags(order: LaunchOrder) -> list[str]:

@@ -64,14 +64,17 @@ def selector_of(needs: Needs, avoided: Sequence[str]) -> dict[str, str]:
 
 
 def avoided_for(needs: Needs, machines: Sequence[PoolMachine], siblings: Container[str]) -> list[str]:
-    """Machines not to take: those with a problem, and where others have room those with a sibling replica."""
-    bad = [machine.name for machine in machines if machine.problem is not None]
-    good = [machine for machine in machines if machine.problem is None and machine.is_alive]
-    alone = [machine for machine in good if machine.name not in siblings]
+    """Machines not to take: those with a problem or not named, and where others have room the less wanted ones.
+
+    Less wanted are those with a sibling replica, or, where replicas are packed, those without.
+    """
+    bad = [m.name for m in machines if m.problem is not None or not _is_named(needs, m)]
+    good = [machine for machine in machines if machine.name not in bad and machine.is_alive]
+    preferred = [machine for machine in good if (machine.name in siblings) == needs.packs]
     bundle = bundles_of(needs)[0]
-    if sum(_lack(bundle, needs, machine) is None for machine in alone) < needs.num_machines:
+    if sum(_lack(bundle, needs, machine) is None for machine in preferred) < needs.num_machines:
         return bad
-    return bad + [machine.name for machine in good if machine.name in siblings]
+    return bad + [machine.name for machine in good if machine not in preferred]
 
 
 def is_hopeless(needs: Needs, machines: Sequence[PoolMachine]) -> bool:
@@ -84,17 +87,28 @@ def is_hopeless(needs: Needs, machines: Sequence[PoolMachine]) -> bool:
 def why_no_room(needs: Needs, machines: Sequence[PoolMachine]) -> str:
     """Which machine lacks what, in a sentence with the remedy."""
     bundle = bundles_of(needs)[0]
-    wish = ", ".join(
-        [_amounts(bundle), *(f"{name}={value}" for name, value in _wanted_labels(needs).items())]
-    )
+    wishes = [_amounts(bundle), *(f"{name}={value}" for name, value in _wanted_labels(needs).items())]
+    wish = ", ".join([*wishes, *([f"on {' or '.join(needs.nodes)}"] if needs.nodes else [])])
     many = f" on each of {needs.num_machines} machines" if needs.num_machines > 1 else ""
     lacks = "; ".join(
         f"{machine.address}: {_lack(bundle, needs, machine) or 'has room'}" for machine in machines
     )
+    has_devices = any(machine.resources.get(DEVICE) for machine in machines)
+    hint = (
+        "" if has_devices or not needs.devices else "; `placement: {accelerator: none}` where it needs none"
+    )
     return (
         f"no room in the cluster for {wish}{many} ({lacks or 'it has no machines'}); "
-        "add a machine with `outpace node join`, or scale something down"
+        f"add a machine with `outpace node join`, or scale something down{hint}"
     )
+
+
+def why_not_there(needs: Needs, machine: PoolMachine) -> str | None:
+    """Why a process that stands by on this machine cannot become a replica with these needs; None when it can."""
+    memory = {MEMORY: float(needs.memory_bytes)} if needs.memory_bytes else {}
+    if needs.devices or needs.num_machines > 1:
+        return "it stands by without accelerators, on one machine"
+    return _lack(memory, needs, machine)
 
 
 def why_lying(claimed: Mapping[str, float], labels: Mapping[str, str], facts: Facts) -> str | None:
@@ -157,6 +171,10 @@ def _is_kind(kind: str, driver_name: str) -> bool:
     return all(word in driver_name.upper().replace("-", " ") for word in words)
 
 
+def _is_named(needs: Needs, machine: PoolMachine) -> bool:
+    return not needs.nodes or machine.address in needs.nodes
+
+
 def _wanted_labels(needs: Needs) -> dict[str, str]:
     kind = {"accelerator": needs.accelerator} if needs.accelerator else {}
     return {**needs.labels, **kind}
@@ -168,6 +186,8 @@ def _lack(bundle: Mapping[str, float], needs: Needs, machine: PoolMachine) -> st
         return "is gone"
     if machine.problem is not None:
         return machine.problem
+    if not _is_named(needs, machine):
+        return "is not among placement.nodes"
     wanted = selector_of(needs, ())
     unlike = [name for name, value in wanted.items() if machine.labels.get(name) != value]
     if unlike:

@@ -9,7 +9,7 @@ from typing import Any
 
 import platformdirs
 
-from outpace.fleet.cluster import bundles_of, selector_of
+from outpace.fleet.cluster import MACHINE_LABEL, MEMORY, bundles_of, selector_of
 from outpace.fleet.fetching import FetchedStore
 from outpace.fleet.pool import PoolMachine
 from outpace.fleet.ray_host import ReplicaHost
@@ -23,6 +23,8 @@ from outpace.values.units import GIB
 _NAMESPACE = "outpace"
 _FIND_S = 10.0
 _PLACE_S = 5.0
+# Behind the key: what a replica reserves beyond what it stood by with.
+_MORE = "/memory"
 
 
 def connect(address: str, *, is_open: bool) -> None:
@@ -129,6 +131,19 @@ def reserved(key: str, needs: Needs, avoided: Sequence[str]) -> list[str]:
     return [places[index] for index in range(len(bundles))]
 
 
+def reserve_memory(key: str, machine: str, memory_bytes: int) -> bool:
+    """Reserve memory on one machine for what stood by without; False when there is none left, and nothing is."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    selector = [{MACHINE_LABEL: machine}]
+    bundles = [{MEMORY: float(memory_bytes)}]
+    group = placement_group(bundles, name=key + _MORE, lifetime="detached", bundle_label_selector=selector)
+    if group.wait(_PLACE_S):
+        return True
+    remove_placement_group(group)
+    return False
+
+
 def hosts_for(key: str, needs: Needs, lease_s: float) -> list[Any]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -154,8 +169,9 @@ def remove(key: str, hosts: Sequence[Any]) -> None:
 
     for host in hosts:
         ray.kill(host)
-    with contextlib.suppress(ValueError):
-        ray.util.remove_placement_group(ray.util.get_placement_group(key))
+    for name in (key, key + _MORE):
+        with contextlib.suppress(ValueError):
+            ray.util.remove_placement_group(ray.util.get_placement_group(name))
 
 
 def remove_groups(prefix: str, kept: set[str]) -> None:
@@ -164,8 +180,9 @@ def remove_groups(prefix: str, kept: set[str]) -> None:
 
     groups = [table for table in ray.util.placement_group_table().values() if table["state"] != "REMOVED"]
     for name in [table["name"] for table in groups]:
-        if name.startswith(prefix) and name not in kept:
-            remove(name, ())
+        key = name.removesuffix(_MORE)
+        if key.startswith(prefix) and key not in kept:
+            remove(key, ())
 
 
 def machines_of(key: str) -> list[str]:

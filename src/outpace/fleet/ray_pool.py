@@ -27,6 +27,7 @@ from outpace.fleet.cluster import (
     is_hopeless,
     why_lying,
     why_no_room,
+    why_not_there,
 )
 from outpace.fleet.logs import BoundedLog
 from outpace.fleet.pool import Child, Fetching, PoolMachine, require_startable
@@ -40,6 +41,7 @@ from outpace.fleet.ray_calls import (
     rays_errors,
     remove,
     remove_groups,
+    reserve_memory,
     reserved,
 )
 from outpace.fleet.record import mark_of
@@ -103,7 +105,6 @@ class _Life:
         self.key = key
         self.hosts: list[Any] = []
         self.child: Child | None = None
-        self.needs = Needs()
         self.watching: asyncio.Task[None] | None = None
         self.killer: asyncio.Task[None] | None = None
         self.machines: list[str] = []
@@ -147,10 +148,11 @@ class RayPool:
         if name in self._lives:
             raise Conflict(f"{name} runs already")
         life = self._lives.get(standby)
-        if life is None or life.child is None or launch.needs != life.needs:
-            raise EngineFailed(f"{standby} does not stand by for this")
+        if life is None or life.child is None:
+            raise EngineFailed(f"{standby} does not stand by")
         try:
             with rays_errors():
+                await self._require_room_at(life, launch.needs)
                 await self._supply(life, launch)
                 order = msgspec.json.encode(self._order(name, launch, note))
                 life.child = self._with_cost(life, await _answered(life.hosts[0].hand_over.remote(order)))
@@ -169,7 +171,6 @@ class RayPool:
         if name in self._lives:
             raise Conflict(f"{name} runs already")
         life = _Life(name, f"{self._prefix}{name}/{secrets.token_hex(4)}")
-        life.needs = launch.needs
         self._lives[name] = life
         try:
             with rays_errors():
@@ -277,6 +278,16 @@ class RayPool:
         if not life.machines:
             raise EngineFailed(why_no_room(needs, machines))
         life.hosts = await asyncio.to_thread(hosts_for, life.key, needs, self._lease_s)
+
+    async def _require_room_at(self, life: _Life, needs: Needs) -> None:
+        """What stands by may become this replica where it is. Raises EngineFailed."""
+        machine = next((each for each in await self.machines() if each.name == life.machines[0]), None)
+        problem = "its machine is gone" if machine is None else why_not_there(needs, machine)
+        if problem is None and needs.memory_bytes:
+            memory = asyncio.to_thread(reserve_memory, life.key, life.machines[0], needs.memory_bytes)
+            problem = None if await memory else "its machine has not the memory any more"
+        if problem is not None:
+            raise EngineFailed(f"{life.name} cannot become this replica: {problem}")
 
     def _siblings(self, name: str) -> set[str]:
         """Machines that have replicas of the same deployment."""

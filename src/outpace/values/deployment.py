@@ -63,6 +63,19 @@ class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str | None = None
 
 
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """On which machines of a cluster replicas may run, and how they share them."""
+
+    # The cluster's name for the kind of accelerator, such as `H100`; empty: any. `none`: the engine uses none.
+    accelerator: str = ""
+    # Addresses of machines, as `outpace status` shows them; empty: any.
+    nodes: tuple[str, ...] = ()
+    # Labels that the machines must have (`outpace node join --label`).
+    labels: dict[str, str] = {}
+    # `spread`: over as many machines as have room; `pack`: on as few.
+    strategy: Literal["spread", "pack"] = "spread"
+
+
 class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A deployment file, parsed: unknown keys are refused. `price` None means unpriced, never free."""
 
@@ -80,6 +93,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     # `auto`: a second variant for many users may be held beside the main one; `off`: never.
     variants: str = "auto"
     replicas: Replicas = Replicas()
+    placement: Placement = Placement()
     price: Price | None = None
     external: External | None = None
     # Settings of one engine, such as `parallel` or `context_tokens` for llama.cpp or echo's switches.
@@ -99,6 +113,15 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str = ""
     # Labels that the machines must have.
     labels: dict[str, str] = {}
+    # Addresses of the machines that may be taken; empty: any.
+    nodes: tuple[str, ...] = ()
+    # On machines that have replicas of the same deployment, rather than on others.
+    packs: bool = False
+
+    @property
+    def is_bound(self) -> bool:
+        """Not every machine will do."""
+        return bool(self.devices or self.accelerator or self.labels or self.nodes)
 
 
 class Launch(msgspec.Struct, frozen=True):
