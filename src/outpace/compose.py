@@ -267,7 +267,7 @@ class Models:
         from outpace.lab.footprint import replica_bytes
 
         path = Path(resolved.artifact_path) if resolved.artifact_path else None
-        return replica_bytes(found, path, resolved.parallel * (resolved.context_tokens or 0))
+        return replica_bytes(found, resolved.engine, path, resolved.parallel, resolved.context_tokens or 0)
 
     def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
         """With what was measured of this variant here, and the speculation that follows or was asked for."""

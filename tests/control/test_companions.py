@@ -231,3 +231,36 @@ async def test_it_leaves_first_when_another_deployment_needs_memory(home: Home, 
         assert companion.reason == "made room: others needed the memory"
         await under_load(rig, 32, "chat@1")
         assert rig.reconciler.served["other"].problem is None
+
+
+async def test_a_version_without_a_profile_changes_nothing_while_the_load_is_high(
+    home: Home, monkeypatch: Any
+) -> None:
+    hasty(monkeypatch)
+    has_proof = [False]
+
+    def resolve(spec: DeploymentSpec) -> Resolved:
+        found = resolve_two(spec)
+        if not has_proof[0]:
+            return found
+        assert found.companion is not None
+        second = msgspec.structs.replace(found.companion, variant="second+u8", profile=None)
+        return msgspec.structs.replace(found, variant="faster", profile=None, companion=second)
+
+    async with rig_in(home, resolve=resolve) as rig, rig:
+        rig.reconciler.want(wanted())
+        await rig.until_shown("chat@1")
+        await under_load(rig, 32, "chat@1", SECOND)
+        pid = rig.lives[SECOND].pid
+        has_proof[0] = True
+        await rig.reconciler.served["chat"]._reconsider()
+        # The main variant is replaced, the companion serves on.
+        await under_load(rig, 32, "chat@2", SECOND)
+        for _ in range(4):
+            await under_load(rig, 32, "chat@2", SECOND)
+            await rig.reconciler.tick()
+        assert rig.lives[SECOND].pid == pid
+        await under_load(rig, 1, "chat@2")
+        companion = rig.reconciler.companions.of("chat")
+        assert companion is not None
+        await rig.until(lambda: companion.served.digest.endswith("second+u8"))

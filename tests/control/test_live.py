@@ -12,7 +12,7 @@ from outpace.scheduling.speculation import ENOUGH_GUESSES
 from outpace.values.clock import ManualClock
 from outpace.values.deployment import DeploymentSpec
 from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
-from outpace.values.records import Reserved, Settled
+from outpace.values.records import Reserved, Serving, Settled
 from outpace.values.usage import Usage
 
 PROFILE = Profile(
@@ -112,3 +112,12 @@ def test_what_was_asked_for_by_name_or_guesses_well_goes_on(speculation: str, ac
 def test_answers_that_tell_no_speed_are_left_out(changes: dict[str, Any]) -> None:
     assert decode_rate(settled(50.0, **changes)) is None
     assert decode_rate(settled(50.0)) == pytest.approx(50.0)
+
+
+def test_answers_of_another_engine_and_of_streams_that_moved_teach_nothing() -> None:
+    rig = Rig()
+    other = cast(Reserved, SimpleNamespace(deployment="m", engine="openvino"))
+    for _ in range(KEEP_EVERY):
+        rig.live.learn(other, settled(500.0))
+        rig.live.learn(RESERVED, settled(500.0, serving=Serving(moves=1)))
+    assert rig.kept == []

@@ -1,5 +1,6 @@
 """How many replicas there are: to and from zero, under load, and never more starts than allowed."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,3 +143,19 @@ def test_lengths_follow_what_ended() -> None:
         lengths.add(10, 0)
     traffic = lengths.traffic(2.0)
     assert (round(traffic.input_tokens), traffic.output_tokens, traffic.requests_per_s) == (10, 1.0, 2.0)
+
+
+def test_a_helper_that_carries_the_load_alone_keeps_one_and_one_that_does_not_counts_for_nothing() -> None:
+    fast = Capacity(places=32, speeds=((1, 80.0), (32, 2_000.0)), prefill_tokens_per_s=20_000.0)
+    helped = msgspec.structs.replace(PROFILED, helper=fast)
+    load = _load(6.0, running=20)
+    alone = _decide(History(count=1), GROWS, load).history.count
+    assert alone > 1
+    assert _decide(History(count=1), GROWS, load, capacity=helped).history.count == 1
+    flood = _load(60.0, waiting=200, running=40)
+    assert (
+        _decide(History(count=1), GROWS, flood, capacity=helped).history.count
+        == _decide(History(count=1), GROWS, flood).history.count
+    )
+    unmeasured = msgspec.structs.replace(PROFILED, helper=Capacity(places=32))
+    assert _decide(History(count=1), GROWS, load, capacity=unmeasured).history.count == alone

@@ -13,6 +13,9 @@ from outpace.cli.weights import fetch_weights
 from outpace.control.specs import notes_on, price_document
 from outpace.values.clock import SystemClock
 from outpace.values.deployment import DeploymentSpec, Replicas
+from outpace.values.errors import OutpaceError
+from outpace.values.home import Home
+from outpace.values.units import GIB
 
 EXAMPLE = "Example: outpace deploy smollm2-135m-embed --name embed --price-in 0.01 --price-out 0"
 
@@ -71,7 +74,7 @@ def deploy(
     client = AdminClient(place)
     before = _present(client, spec.name)
     if not json:
-        for line in plan_lines(spec, before):
+        for line in plan_lines(spec, before, _variant_words(place, spec)):
             typer.echo(line)
     if not (yes or json) and is_interactive():
         typer.confirm("accept?", default=True, abort=True)
@@ -87,13 +90,14 @@ def deploy(
         typer.echo(f"  {engine_line(deployment)}" if not no_wait else f"  {spec.name} {deployment['state']}")
 
 
-def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]:
-    """What would be done, what it charges, and what of the file has no effect."""
+def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None, variants: str | None = None) -> list[str]:
+    """What would be done, how many variants are held, what it charges, and what of the file has no effect."""
     served = spec.external.base_url if spec.external else spec.model
     lines = [
         f"  {'replaces' if before else 'deploys '}   {spec.name} → {served}",
         f"  engine     {spec.engine} · replicas {_replica_words(spec.replicas)}",
         f"  precision  {_format_words(spec)}",
+        *([f"  variants   {variants}"] if variants else []),
         f"  price      {_price_words(spec)}",
     ]
     if before:
@@ -101,6 +105,28 @@ def plan_lines(spec: DeploymentSpec, before: dict[str, Any] | None) -> list[str]
             f"  now        {before['engine']} · {before['precision']} · {before['desired']} replicas"
         )
     return lines + [f"  note       {note}" for note in notes_on(spec)]
+
+
+def _variant_words(home: Home, spec: DeploymentSpec) -> str | None:
+    """Which variants will be held here; None where there is one engine by name, or nothing is known yet."""
+    if spec.external is not None or spec.engine != "auto" or spec.variants == "off":
+        return None
+    # Imported late: it looks models up, which other commands need not wait for.
+    from outpace.compose import Models
+
+    try:
+        found = Models(home).resolve(spec)
+    except (OutpaceError, OSError):
+        # Control says it better when it is asked.
+        return None
+    if found.companion is None:
+        return f"one: {found.no_companion}" if found.no_companion else None
+    second = found.companion
+    gib = second.replica_bytes / GIB
+    return (
+        f"two: {found.engine} · {found.precision}, and {second.engine} · {second.precision} beside it while many "
+        f"ask at once (up to {gib:.1f} GiB more)"
+    )
 
 
 def _format_words(spec: DeploymentSpec) -> str:

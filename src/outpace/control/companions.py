@@ -4,7 +4,7 @@ import msgspec
 import structlog
 
 from outpace.control.decide import Standing
-from outpace.control.parts import ControlParts
+from outpace.control.parts import ControlParts, Resolved
 from outpace.control.served import Served
 from outpace.control.specs import same_spec
 from outpace.control.store import Wanted
@@ -32,6 +32,8 @@ class Companion(msgspec.Struct, kw_only=True):
 
     served: Served
     history: History = History()
+    # By the last profiles that both variants had: a new version of one is measured only when nobody asks.
+    edges: Edges | None = None
     reason: str = ""
     changed_at: float
 
@@ -69,7 +71,10 @@ class Companions:
             return
         is_same = same_spec(known.served.wanted.spec, wanted.spec)
         known.served.want(wanted)
-        if not is_same and known.history.is_up:
+        if is_same:
+            return
+        known.edges = None
+        if known.history.is_up:
             self._set(
                 known, left(known.history, self._clock.monotonic_s(), 0.0), "the deployment has changed"
             )
@@ -91,10 +96,12 @@ class Companions:
         if known is None or main.resolved is None:
             # What runs goes on until more is known.
             return
-        known.served.follow(main.resolved.companion)
+        self._follow(known, main.resolved.companion)
+        if main.resolved.profile is not None and known.served.capacity.speeds:
+            known.edges = edges(main, known.served, max(1, num_ready))
         sight = Sight(
             users=users,
-            edges=edges(main, known.served, max(1, num_ready)),
+            edges=known.edges,
             is_possible=is_wanted and known.served.is_here,
             is_main_ready=num_ready > 0,
             start_s=known.served.expected_load_s,
@@ -111,6 +118,14 @@ class Companions:
         """What the decision about replicas needs to know of each."""
         now_s = self._clock.monotonic_s()
         return {known.served.id: known.served.standing(known.desired, now_s) for known in self._all.values()}
+
+    def _follow(self, known: Companion, fresh: Resolved | None) -> None:
+        before = known.served.resolved
+        is_unmeasured = fresh is not None and fresh.profile is None
+        if known.history.is_up and is_unmeasured and before is not None and before.profile is not None:
+            # The gateway would not send anything to it; it is changed, and then measured, when it is not needed.
+            return
+        known.served.follow(fresh)
 
     def _set(self, known: Companion, history: History, reason: str) -> None:
         if history.is_up != known.history.is_up:

@@ -136,7 +136,7 @@ class Reconciler:
 
     def _tell_failed_start(self, name: str, retry_s: float | None) -> None:
         """Whoever waits for a sleeper is told why; where others serve, they serve on."""
-        if not any(life.state == "ready" for life in self.replicas.of(name)):
+        if not any(life.state == "ready" for life in self.lives_of(name)):
             self.scaler.start_failed(name, retry_s)
 
     def _served_by(self, life: Life) -> Served | None:

@@ -4,10 +4,17 @@ from pathlib import Path
 
 from outpace.catalogue.gguf import read
 from outpace.catalogue.resolve import Resolved
-from outpace.fleet.sizing import REPLICA_EXTRA_BYTES
+from outpace.fleet.sizing import MOST_SEQUENCES, REPLICA_EXTRA_BYTES
 from outpace.planner.model_files import shape_of_file, shape_of_gguf
 from outpace.precision.formats import kv_format
 from outpace.precision.memory import kv_bytes_per_token
+from outpace.values.units import MIB
+
+# Its two processes and its library: 417 MB measured beside weights and keys (docs/lab/LOG.md 2026-11-25); a third
+# process of about 160 MB comes with the first schema.
+_EXTRA_BYTES = {"openvino": 576 * MIB}
+# They keep room for so many full contexts, however many sequences share it.
+_PAGED = frozenset({"openvino"})
 
 
 def kv_bytes_of(found: Resolved) -> float:
@@ -19,7 +26,11 @@ def kv_bytes_of(found: Resolved) -> float:
     return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
 
 
-def replica_bytes(found: Resolved, artifact: Path | None, kv_tokens: int) -> int:
-    """Weights where they are known, the KV cache of so many tokens at 16 bit, and what is beside them."""
+def replica_bytes(
+    found: Resolved, engine: str, artifact: Path | None, parallel: int, context_tokens: int
+) -> int:
+    """Weights where they are known, the KV cache at 16 bit, and what is beside them."""
     weights_bytes = artifact.stat().st_size if artifact is not None and artifact.is_file() else 0
-    return int(weights_bytes + kv_tokens * kv_bytes_of(found) + REPLICA_EXTRA_BYTES)
+    sequences = min(parallel, MOST_SEQUENCES) if engine in _PAGED else parallel
+    extra_bytes = _EXTRA_BYTES.get(engine, REPLICA_EXTRA_BYTES)
+    return int(weights_bytes + sequences * context_tokens * kv_bytes_of(found) + extra_bytes)

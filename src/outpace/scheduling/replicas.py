@@ -1,6 +1,7 @@
 """The replicas of one deployment as a gateway worker sees them: places, load, trouble, and which variant serves."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from outpace.scheduling.pace import Rates
@@ -191,9 +192,9 @@ class Replicas:
 
     def _share_limits(self) -> None:
         """Each worker has its share of a replica's places, and what the others do not use of theirs."""
-        num_replicas = len(self.current)
+        counts = Counter(replica.entry.variant for replica in self.current)
         for replica in self.current:
-            share = self._limit_of(replica.entry)
+            share, num_replicas = self._limit_of(replica.entry), counts[replica.entry.variant]
             if share is None:
                 continue
             unused = (self._num_workers - 1) * share * num_replicas - self.num_elsewhere
@@ -207,9 +208,7 @@ class Replicas:
         self, able: Sequence[ReplicaLoad], now_s: float, num_waiting: int
     ) -> Sequence[ReplicaLoad]:
         usable = [replica for replica in able if replica.health.is_usable(now_s)]
-        counts: dict[str, int] = {}
-        for replica in usable:
-            counts[replica.entry.variant] = counts.get(replica.entry.variant, 0) + 1
+        counts = Counter(replica.entry.variant for replica in usable)
         options = [
             Option(name, counts[name], variant.speeds)
             for name, variant in self._variants.items()
@@ -229,7 +228,9 @@ class Replicas:
         if not is_batch and not runs_already:
             return True
         places, free = 0, 0
-        for replica in self.current:
+        # Places of a variant that does not serve now are no room.
+        serving = [replica for replica in self.current if replica.entry.variant == self._serving]
+        for replica in serving or self.current:
             if replica.limit is None or replica.gang_left is not None:
                 return True
             places += replica.limit
