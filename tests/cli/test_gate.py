@@ -92,3 +92,22 @@ def test_a_bad_items_file_is_refused(
     result = outpace("gate", model, "--precision", "q8_0", "--items", str(items))
     assert isinstance(result.exception, InvalidInput)
     assert ORDERS == []
+
+
+def test_the_engine_of_the_candidate_is_told_and_unknown_ones_are_refused(
+    outpace: Outpace, says: Callable[[Outcome], None], model: str
+) -> None:
+    says("pass")
+    result = outpace("gate", model, "--engine", "openvino", "--precision", "q8_0", "--kv-precision", "u8")
+    assert result.exit_code == 0
+    assert (ORDERS[0].candidate.engine, ORDERS[0].reference.engine) == ("openvino", "llamacpp")
+    assert ORDERS[0].subject.engine_version.startswith("openvino-genai")
+    for options, named in (
+        (("--engine", "vllm"), "it judges llamacpp, openvino"),
+        (("--engine", "openvino", "--kv-precision", "q8_0"), "not known to openvino"),
+        (("--kv-precision", "u8"), "not known to llamacpp"),
+        (("--precision", "openvino-int8"), "--engine openvino"),
+    ):
+        refused = outpace("gate", model, *options)
+        assert isinstance(refused.exception, InvalidInput)
+        assert named in str(refused.exception)

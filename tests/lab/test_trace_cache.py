@@ -18,6 +18,10 @@ class CountingScorer(FakeScorer):
         self.asked += 1
         return await super().continue_greedily(item, at_length=at_length)
 
+    async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
+        self.asked += 1
+        return (1, 2)
+
 
 async def test_recorded_answers_are_not_asked_again(tmp_path: Path) -> None:
     path = recording_path(tmp_path, "model", "sha", "items")
@@ -30,6 +34,8 @@ async def test_recorded_answers_are_not_asked_again(tmp_path: Path) -> None:
     assert await again.continue_greedily(item) == said
     assert await again.answer(item) == said.text
     assert scorer.asked == 2
+    assert await again.prompt_tokens(item) == await again.prompt_tokens(item) == (1, 2)
+    assert scorer.asked == 3
 
 
 async def test_a_broken_recording_is_asked_anew(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from outpace.precision.gate import Watch
     from outpace.precision.verdict import Measured, Verdict
 
-_EXAMPLE = "Example: outpace gate smollm2-135m-instruct --precision q4_mix"
+_EXAMPLE = (
+    "Examples: outpace gate smollm2-135m-instruct --precision q4_mix  ·  "
+    "outpace gate smollm2-135m-instruct --engine openvino --precision q8_0 --kv-precision u8"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +38,24 @@ def gate(
     deployment: Annotated[
         str, typer.Argument(help="A deployment, a name from `outpace models`, or a GGUF's path.")
     ],
-    precision: Annotated[str, typer.Option("--precision", help="Format to judge.")] = "auto",
-    kv_precision: Annotated[str, typer.Option("--kv-precision", help="KV cache of the candidate.")] = "f16",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="Format to judge; openvino-int8 and -int4 run on openvino only."),
+    ] = "auto",
+    kv_precision: Annotated[
+        str,
+        typer.Option(
+            "--kv-precision", help="KV cache of the candidate: f16, q8_0 (llamacpp), u8 (openvino), …"
+        ),
+    ] = "f16",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Engine of the candidate: llamacpp or openvino; the reference runs on llama.cpp.  "
+            "[default: the deployment's]",
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -56,9 +75,10 @@ def gate(
 
     layout = home_at(home)
     layout.make()
-    model = _model_of(layout, deployment)
+    model, served_by = _model_of(layout, deployment)
+    judged = _judged(engine, served_by, kv_precision)
     fetch_weights(layout, model, is_quiet=json)
-    order = _order(layout, model, (precision, kv_precision, against), items)
+    order = _order(layout, model, (precision, kv_precision, judged, against), items)
     with _following(order) as watch:
         verdict = asyncio.run(run(order, SystemClock(), watch))
     if json:
@@ -70,35 +90,52 @@ def gate(
     raise typer.Exit(0 if verdict.outcome == "pass" else 1)
 
 
-def _model_of(home: Home, name: str) -> str:
-    """The model behind a deployment of that name; the name itself where the platform does not run."""
+def _model_of(home: Home, name: str) -> tuple[str, str | None]:
+    """Model and engine behind a deployment of that name; the name itself where the platform does not run."""
     with contextlib.suppress(Unreachable, OutpaceError):
         for deployment in AdminClient(home).get("/admin/status")["deployments"]:
             if deployment["name"] == name and deployment["model"]:
-                return str(deployment["model"])
-    return name
+                return str(deployment["model"]), str(deployment["engine"])
+    return name, None
 
 
-def _order(home: Home, model: str, wanted: tuple[str, str, str | None], items: Path | None) -> "GateOrder":
+def _judged(engine: str | None, served_by: str | None, kv_precision: str) -> str:
+    """The candidate's engine, able to be judged here and at this KV format. Raises InvalidInput."""
+    from outpace.engines.facts import kv_settings
+    from outpace.lab.gate import DEFAULT_ENGINE, require_engine
+
+    judged = engine or (served_by if served_by not in (None, "auto") else DEFAULT_ENGINE)
+    assert judged is not None, "a name or the default"
+    require_engine(judged)
+    kv_settings(judged, kv_precision)
+    return judged
+
+
+def _order(
+    home: Home, model: str, wanted: tuple[str, str, str, str | None], items: Path | None
+) -> "GateOrder":
     import msgspec
 
     from outpace.hardware.machine import detect, machine_name
+    from outpace.lab.candidates import side_on
     from outpace.lab.gate import GateOrder
     from outpace.lab.making import produce, reference_format, source_of
     from outpace.precision.items import read_items, shipped_items
 
-    precision, kv_precision, against = wanted
+    precision, kv_precision, engine, against = wanted
     item_set = read_items(items) if items else shipped_items()
     source = source_of(model, home.artifacts)
-    sides = []
-    for to in (against or reference_format(source), source.precision if precision == "auto" else precision):
-        with watching(f"{source.model}  {to}") as report:
-            sides.append(produce(source, to, home.artifacts, report).side)
+    to = against or reference_format(source)
+    with watching(f"{source.model}  {to}") as report:
+        reference = produce(source, to, home.artifacts, report).side
+    to = source.precision if precision == "auto" else precision
+    with watching(f"{source.model}  {to}") as report:
+        candidate = side_on(engine, source, to, home.artifacts, report)
     return GateOrder(
         model=source.model,
         context_tokens=source.context_tokens,
-        reference=sides[0],
-        candidate=msgspec.structs.replace(sides[1], kv_precision=kv_precision),
+        reference=reference,
+        candidate=msgspec.structs.replace(candidate, kv_precision=kv_precision),
         item_set=item_set,
         machine=machine_name(detect()),
         folder=home.artifacts,
@@ -110,15 +147,18 @@ def _following(order: "GateOrder") -> Iterator["Watch | None"]:
     if not sys.stderr.isatty():
         yield None
         return
-    title = f"gate  {order.candidate.precision} against {order.reference.precision}"
+    title = (
+        f"gate  {order.candidate.precision} on {order.candidate.engine} against {order.reference.precision}"
+    )
     with watching(title) as report:
         yield lambda done, total, decision: report(done, total)
 
 
 def _say(verdict: "Verdict") -> None:
     subject = verdict.subject
+    engine = "" if subject.engine == "llamacpp" else f" on {subject.engine}"
     typer.echo(
-        f"{subject.model}  {subject.precision} · KV {subject.kv_precision}  against  "
+        f"{subject.model}  {subject.precision} · KV {subject.kv_precision}{engine}  against  "
         f"{subject.reference_precision} · KV {subject.reference_kv_precision}: {verdict.outcome.upper()}"
     )
     typer.echo(f"  {verdict.reason}")

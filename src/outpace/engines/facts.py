@@ -36,9 +36,14 @@ def is_unpacked(engine: str, artifact_path: str | None) -> bool:
     return engine in _UNPACKING and artifact_path is not None and artifact_path.endswith(".gguf")
 
 
+def distributions(engine: str) -> tuple[str, ...]:
+    """The distributions that carry an engine."""
+    return _DISTRIBUTIONS.get(engine, ())
+
+
 def engine_version(engine: str) -> str | None:
     """Name and version of what the engine runs on; None where it is not a package of this environment."""
-    for distribution in _DISTRIBUTIONS.get(engine, ()):
+    for distribution in distributions(engine):
         try:
             return f"{distribution} {version(distribution)}"
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI in our words: tokenizer, pipeline, conversion. The only user of openvino and openvino_genai."""
+"""OpenVINO GenAI in our words: tokenizer, pipeline, conversion. With `openvino_graph` the only users of openvino."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from outpace.engines.openvino_wire import Piece, Sampling
 
 VERSION = str(openvino_genai.__version__)
 MODEL_FILE = "openvino_model.xml"
-_BLOCK_TOKENS = 32
+BLOCK_TOKENS = 32
 # Sequences that may fill their context at the same time, unless the setting says otherwise.
 _FULL_SEQUENCES = 8
 # Blocks beyond what the sequences need: a fork or a preemption must not find none.
@@ -120,7 +120,7 @@ class Pipeline:
         self._config = config
         self._eos: int = self._tokenizer.get_eos_token_id()
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            folder, self._tokenizer, _scheduler(config), "CPU", **_properties(config)
+            folder, self._tokenizer, _scheduler(config), "CPU", **properties(config)
         )
         self._handles: dict[int, Any] = {}
         self._with_logprobs: set[int] = set()
@@ -130,6 +130,11 @@ class Pipeline:
     def is_idle(self) -> bool:
         """Nothing is left to compute or to clean up."""
         return not self._handles and not self._pipeline.has_non_finished_requests()
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the library holds for keys and values now; it takes them as they are needed."""
+        return int(self._pipeline.get_metrics().kv_cache_size_in_bytes)
 
     @property
     def kv_used_fraction(self) -> float:
@@ -193,23 +198,24 @@ def _scheduler(config: OpenVinoConfig) -> Any:
     scheduler.dynamic_split_fuse = True
     all_tokens = config.kv_tokens or config.context_tokens * min(config.parallel, _FULL_SEQUENCES)
     kept_tokens = max(all_tokens, config.context_tokens)
-    scheduler.num_kv_blocks = -(-kept_tokens // _BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
+    scheduler.num_kv_blocks = -(-kept_tokens // BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
     return scheduler
 
 
-def _properties(config: OpenVinoConfig) -> dict[str, Any]:
-    properties: dict[str, Any] = {
+def properties(config: OpenVinoConfig) -> dict[str, Any]:
+    """What the pipeline and its graph are compiled with."""
+    given: dict[str, Any] = {
         "KV_CACHE_PRECISION": config.kv_cache,
         "INFERENCE_NUM_THREADS": config.threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
     if config.compute != "auto":
-        properties["INFERENCE_PRECISION_HINT"] = config.compute
+        given["INFERENCE_PRECISION_HINT"] = config.compute
     if config.speculation == "lookup":
-        properties["prompt_lookup"] = True
+        given["prompt_lookup"] = True
     if config.activation_group >= 0:
-        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
-    return properties
+        given["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
+    return given
 
 
 def _generation(sampling: Sampling, eos: int) -> Any:

@@ -1,18 +1,15 @@
 """Weights as OpenVINO reads them: a GGUF is converted once, in a process of its own, and kept among the artifacts."""
 
-import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from outpace.engines.openvino_config import OpenVinoConfig
-from outpace.precision.artifacts import Lineage, MadeStore, sha256_of
+from outpace.precision.artifacts import Lineage, MadeStore, digest_of
 from outpace.values.errors import WeightsInvalid
 
 MODEL_FILE = "openvino_model.xml"
-# The folder of an artifact is named after its content.
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
 _LONGEST_CONVERSION_S = 3600.0
 
 
@@ -32,7 +29,7 @@ def openvino_folder(config: OpenVinoConfig, scratch: Path) -> Path:
         return scratch
     lineage = Lineage(
         model=config.model,
-        source_sha256=_digest(weights),
+        source_sha256=digest_of(weights),
         source_format="gguf",
         format="openvino",
         tool=f"openvino-genai {version('openvino-genai')}",
@@ -51,11 +48,6 @@ def _convert(weights: Path, folder: Path) -> None:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason was given"]
         reason = words[-1].replace(str(weights), weights.name)
         raise WeightsInvalid(f"OpenVINO cannot read {weights.name}: {reason}")
-
-
-def _digest(weights: Path) -> str:
-    name = weights.parent.name
-    return name if _DIGEST.match(name) else sha256_of(weights)
 
 
 def _require_gguf(weights: Path) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from outpace.engines import facts
 from outpace.engines.registry import engine
-from outpace.lab.gate import GateOrder, Side, gate
+from outpace.lab.gate import DEFAULT_ENGINE, GateOrder, Side, gate
 from outpace.lab.llamacpp_scorer import LlamaScorer
 from outpace.lab.replica import LabReplica, LabVariant, running
 from outpace.precision.canary import Canary, canary_items, check, record
@@ -84,7 +84,8 @@ class Canaries:
 async def gate_and_record(order: GateOrder, clock: Clock, watch: Watch | None = None) -> Verdict:
     """The verdict on the candidate; a pass is followed by the recording of its canary. Raises as `gate` does."""
     verdict = await gate(order, clock, watch)
-    if verdict.outcome == "pass":
+    # A canary is asked through llama.cpp's own endpoint; on other engines there is none.
+    if verdict.outcome == "pass" and order.candidate.engine == DEFAULT_ENGINE:
         await Canaries(order.folder, clock).keep(order.model, order.candidate, order.context_tokens)
     return verdict
 

@@ -9,17 +9,22 @@ import msgspec
 from outpace.engines import facts
 from outpace.engines.registry import engine
 from outpace.lab.llamacpp_scorer import SETTINGS, LlamaScorer
+from outpace.lab.openvino_scorer import openvino_scorer
 from outpace.lab.replica import LabVariant, running
-from outpace.lab.trace_cache import RecordingScorer, recording_path
+from outpace.lab.trace_cache import RecordingScorer, TokenScorer, recording_path
 from outpace.precision.gate import Watch, limits_sha256, run_gate
 from outpace.precision.items import ItemSet
 from outpace.precision.measures import ItemResult
-from outpace.precision.traces import Scorer
 from outpace.precision.verdict import Subject, Verdict, VerdictStore
 from outpace.values.clock import Clock
+from outpace.values.errors import InvalidInput
 
+# Engines whose artifacts can be judged; references run on the first.
+ENGINES = ("llamacpp", "openvino")
+DEFAULT_ENGINE = ENGINES[0]
 # Sequences that are asked at once.
 PARALLEL = 8
+OPENVINO_PARALLEL = 16
 _SHORTEST_CONTEXT_TOKENS = 1024
 # A token of any text is at least this many bytes on average, in the worst language of the shipped set.
 _BYTES_PER_TOKEN = 2.0
@@ -33,6 +38,12 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     artifact_sha256: str
     precision: str
     kv_precision: str = "f16"
+    engine: str = DEFAULT_ENGINE
+
+    @property
+    def engine_version(self) -> str:
+        """Name and version of what it runs on."""
+        return engine_version(self.engine)
 
 
 class GateOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,17 +72,31 @@ class GateOrder(msgspec.Struct, frozen=True, kw_only=True):
             reference_precision=self.reference.precision,
             reference_kv_precision=self.reference.kv_precision,
             reference_sha256=self.reference.artifact_sha256,
-            engine="llamacpp",
-            engine_version=engine_version(),
+            engine=self.candidate.engine,
+            engine_version=self.candidate.engine_version,
             machine=self.machine,
             items_sha256=self.item_set.sha256,
             limits_sha256=limits_sha256(),
+            reference_engine_version=self._other_engine_version,
         )
 
+    @property
+    def _other_engine_version(self) -> str:
+        is_same = self.reference.engine == self.candidate.engine
+        return "" if is_same else self.reference.engine_version
 
-def engine_version() -> str:
-    """Version of the engine that gates run on."""
-    return facts.engine_version("llamacpp") or "llama.cpp is not installed"
+
+def require_engine(name: str) -> None:
+    """Refuse an engine that no gate can judge, or that is not installed. Raises InvalidInput."""
+    if name not in ENGINES:
+        raise InvalidInput("--engine", f"no gate judges {name[:40]!r}; it judges {', '.join(ENGINES)}")
+    if facts.engine_version(name) is None:
+        raise InvalidInput("--engine", f"{name} is not installed: pip install {facts.distributions(name)[0]}")
+
+
+def engine_version(engine: str = DEFAULT_ENGINE) -> str:
+    """Name and version of an engine; verdicts hold for it."""
+    return facts.engine_version(engine) or f"{engine} is not installed"
 
 
 async def gate(order: GateOrder, clock: Clock, watch: Watch | None = None) -> Verdict:
@@ -92,6 +117,8 @@ async def gate_with_results(
     ):
         recording = RecordingScorer(reference, path)
         try:
+            if order.reference.engine != order.candidate.engine:
+                await _require_same_tokens(recording, candidate, order)
             return await run_gate(
                 recording,
                 candidate,
@@ -106,26 +133,48 @@ async def gate_with_results(
 
 
 @contextlib.asynccontextmanager
-async def _scorer(order: GateOrder, side: Side, clock: Clock) -> AsyncIterator[Scorer]:
+async def _scorer(order: GateOrder, side: Side, clock: Clock) -> AsyncIterator[TokenScorer]:
+    if side.engine == "openvino":
+        async with openvino_scorer(_variant(order, side, OPENVINO_PARALLEL)) as scorer:
+            yield scorer
+        return
     documents = tuple(dict.fromkeys(item.document for item in order.item_set.items if item.document))
-    variant = LabVariant(
+    async with (
+        running(engine(side.engine), _variant(order, side, PARALLEL), clock) as replica,
+        LlamaScorer(replica, PARALLEL, documents) as llama,
+    ):
+        yield llama
+
+
+def _variant(order: GateOrder, side: Side, parallel: int) -> LabVariant:
+    return LabVariant(
         model=order.model,
         artifact_path=side.artifact_path,
         context_tokens=_context_tokens(order),
-        parallel=PARALLEL,
+        parallel=parallel,
         threads=order.threads,
-        engine_settings=kv_settings(side.kv_precision),
+        artifacts_dir=str(order.folder),
+        engine_settings=kv_settings(side.kv_precision, side.engine),
     )
-    async with (
-        running(engine("llamacpp"), variant, clock) as replica,
-        LlamaScorer(replica, PARALLEL, documents) as scorer,
-    ):
-        yield scorer
 
 
-def kv_settings(kv_precision: str) -> dict[str, str | int | float | bool]:
-    """llama.cpp's settings for a KV format; prompts of a gate are not worth keeping in RAM."""
-    return {**facts.kv_settings("llamacpp", kv_precision), "cache_ram_mib": 0}
+async def _require_same_tokens(reference: TokenScorer, candidate: TokenScorer, order: GateOrder) -> None:
+    """A token of one side must be the same text for the other. Raises InvalidInput naming what differs."""
+    for item in order.item_set.items:
+        said, own = await reference.prompt_tokens(item), await candidate.prompt_tokens(item)
+        if said != own:
+            at = next((n for n, pair in enumerate(zip(said, own, strict=False)) if pair[0] != pair[1]), 0)
+            raise InvalidInput(
+                "--engine",
+                f"{order.candidate.engine} reads item {item.id} as other tokens than {order.reference.engine} "
+                f"(from token {at}): their figures cannot be compared",
+            )
+
+
+def kv_settings(kv_precision: str, engine_name: str = DEFAULT_ENGINE) -> dict[str, str | int | float | bool]:
+    """An engine's settings for a KV format; prompts of a gate are not worth keeping in llama.cpp's RAM."""
+    settings = facts.kv_settings(engine_name, kv_precision)
+    return {**settings, "cache_ram_mib": 0} if engine_name == DEFAULT_ENGINE else settings
 
 
 def _context_tokens(order: GateOrder) -> int:
@@ -143,7 +192,7 @@ def _recording(order: GateOrder) -> Path:
         order.model,
         side.artifact_sha256,
         side.kv_precision,
-        engine_version(),
+        side.engine_version,
         order.item_set.sha256,
         SETTINGS,
     )

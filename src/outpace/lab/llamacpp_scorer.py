@@ -21,7 +21,7 @@ from outpace.values.errors import EngineFailed, InvalidInput
 # Positions per item, and per item with a schema.
 POSITIONS = 12
 _SCHEMA_POSITIONS = 16
-_ANSWER_TOKENS = 64
+ANSWER_TOKENS = 64
 _LISTED = 64
 # The candidate lists more, so that few of the reference's tokens are missing.
 _LISTED_FOLLOWING = 128
@@ -29,7 +29,7 @@ _DEADLINE_S = 120.0
 # An end mark or half a character as the sampled token would suppress the probabilities; they are taken before biases.
 _PLAIN, _CERTAIN = "a", 1000.0
 # What a recording of this scorer's answers depends on, besides the replica and the items.
-SETTINGS = f"tokens,{POSITIONS},{_SCHEMA_POSITIONS},{_ANSWER_TOKENS},{_LISTED}"
+SETTINGS = f"tokens,{POSITIONS},{_SCHEMA_POSITIONS},{ANSWER_TOKENS},{_LISTED}"
 _GREEDY = {"temperature": 0.0, "top_k": 1, "cache_prompt": True}
 
 
@@ -91,13 +91,13 @@ class LlamaScorer:
 
     async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
         """The most likely continuation, with the probabilities of its first positions."""
-        positions = POSITIONS if item.schema is None else _SCHEMA_POSITIONS
+        positions = positions_of(item)
         async with self._sequence(item) as slot:
             done = await self._complete(
                 item,
                 slot,
                 (),
-                n_predict=_ANSWER_TOKENS if at_length else positions,
+                n_predict=ANSWER_TOKENS if at_length else positions,
                 n_probs=_LISTED,
                 schema=item.schema,
                 return_tokens=True,
@@ -130,9 +130,11 @@ class LlamaScorer:
     async def answer(self, item: Item) -> str:
         """The greedy answer, longer than a continuation."""
         async with self._sequence(item) as slot:
-            return (
-                await self._complete(item, slot, (), n_predict=_ANSWER_TOKENS, schema=item.schema)
-            ).content
+            return (await self._complete(item, slot, (), n_predict=ANSWER_TOKENS, schema=item.schema)).content
+
+    async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
+        """The item as the model's template and tokenizer write it here."""
+        return tuple(await self._prompt(item))
 
     @contextlib.asynccontextmanager
     async def _sequence(self, item: Item) -> AsyncIterator[int]:
@@ -188,6 +190,11 @@ class LlamaScorer:
         if response.status != 200:
             raise EngineFailed(f"llama.cpp answered the gate with status {response.status}: {raw[:200]!r}")
         return msgspec.json.decode(raw, type=kind)
+
+
+def positions_of(item: Item) -> int:
+    """Positions of an item's continuation that are looked at."""
+    return POSITIONS if item.schema is None else _SCHEMA_POSITIONS
 
 
 def _step(position: _Position) -> Step:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -10,17 +11,26 @@ from outpace.precision.items import Item
 from outpace.precision.traces import Scorer, Step, Trace
 
 
+class TokenScorer(Scorer, Protocol):
+    """A scorer that tells its tokens, so that two engines can be held against each other."""
+
+    async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
+        """The item as this engine's template and tokenizer write it."""
+        ...
+
+
 class Recorded(msgspec.Struct):
     """What a reference said so far, by item; the long ones serve for the short too."""
 
     short: dict[str, Trace] = {}
     long: dict[str, Trace] = {}
+    prompts: dict[str, tuple[int, ...]] = {}
 
 
 class RecordingScorer:
     """Asks `scorer` what it does not know yet."""
 
-    def __init__(self, scorer: Scorer, path: Path) -> None:
+    def __init__(self, scorer: TokenScorer, path: Path) -> None:
         self._scorer = scorer
         self._path = path
         self._recorded = _read(path)
@@ -28,7 +38,7 @@ class RecordingScorer:
 
     @property
     def _size(self) -> int:
-        return len(self._recorded.short) + len(self._recorded.long)
+        return len(self._recorded.short) + len(self._recorded.long) + len(self._recorded.prompts)
 
     async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
         """Recorded, or asked and recorded."""
@@ -36,6 +46,13 @@ class RecordingScorer:
         known = kept.get(item.id)
         if known is None:
             known = kept[item.id] = await self._scorer.continue_greedily(item, at_length=at_length)
+        return known
+
+    async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
+        """Recorded, or asked and recorded."""
+        known = self._recorded.prompts.get(item.id)
+        if known is None:
+            known = self._recorded.prompts[item.id] = await self._scorer.prompt_tokens(item)
         return known
 
     async def follow(self, item: Item, tokens: tuple[int, ...]) -> tuple[Step, ...]:

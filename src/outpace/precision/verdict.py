@@ -38,7 +38,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
+class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a verdict holds for; any difference needs a gate of its own."""
 
     model: str
@@ -53,6 +53,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     items_sha256: str
     limits_sha256: str
+    # What the reference ran on; empty: on the same engine. Not written then: keys of older verdicts stay the same.
+    reference_engine_version: str = ""
 
     @property
     def key(self) -> str:
