@@ -217,7 +217,7 @@ class Models:
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, unpacked(resolved))
         bytes_each = self._bytes_of(found, chosen)
-        require_room(spec.replicas, bytes_each, self._room_bytes)
+        require_room(spec.replicas, bytes_each, self._room_bytes, engine)
         tuned = self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=bytes_each))
         return self._with_companion(spec, found, tuned)
 

@@ -1,16 +1,21 @@
 """OpenVINO for real: what only it does, and what it must survive."""
 
+import asyncio
 import json
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.conftest import CONTEXT_TOKENS, order
+from tests.contract.conftest import CONTEXT_TOKENS, entry, order
 from tests.contract.replicas import RunningReplica, start_process, wait_until
 from tests.contract.test_engine_contract import CITY_SCHEMA, chat, completion
 
 from outpace.engines.registry import engine
+from outpace.fleet.handover import arguments, hand_over, standby_launch
+from outpace.fleet.probe import Probe
 from outpace.values.errors import InvalidInput, UnsupportedParameter
 from outpace.values.requests import (
     FunctionChoice,
@@ -179,3 +184,32 @@ def _last_line(artifact: Path, sockets: Path, tmp_path: Path) -> dict[str, str]:
     assert start_process(launch, tmp_path / "log").wait(60) == 1
     line: dict[str, str] = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     return line
+
+
+async def test_a_process_that_stood_by_becomes_a_replica_with_both_processes_imported(
+    sockets: Path, smollm2_gguf: Path
+) -> None:
+    adapter = engine("openvino")
+    standby = standby_launch(adapter.capabilities.standby_module)
+    (sockets / "s").mkdir()
+    launch = adapter.launch(order("openvino", smollm2_gguf, sockets / "s"))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(standby.argv, stdin=theirs.fileno(), stdout=subprocess.PIPE)
+    try:
+        with ours:
+            ours.setblocking(False)
+            await hand_over(ours, arguments(standby.argv, launch.argv), launch.env)
+            assert process.stdout is not None
+            told = await asyncio.to_thread(process.stdout.readline)
+        phases = json.loads(told)["phases"]
+        assert {"import", "weights", "load"} <= set(phases)
+        # The interpreter's start and the import were before.
+        assert "process" not in phases
+        async with Probe(launch.address, launch.token) as probe:
+            await probe.require_token(
+                adapter.readiness(entry("public/openvino", "openvino", "public/openvino")), 30.0
+            )
+    finally:
+        process.kill()
+        process.communicate()

@@ -45,3 +45,10 @@ def test_more_standby_than_memory_is_refused_by_name(replicas: Replicas, fits: b
     with pytest.raises(InvalidInput, match="let fewer stand by") as refused:
         require_room(replicas, 1.0 * GIB, 4 * GIB)
     assert refused.value.param == "replicas.standby"
+
+
+def test_an_engine_of_two_processes_counts_for_what_both_hold() -> None:
+    replicas = Replicas(standby=Standby(imported=10))
+    require_room(replicas, 1.0 * GIB, 2 * GIB)
+    with pytest.raises(InvalidInput, match="let fewer stand by"):
+        require_room(replicas, 1.0 * GIB, 2 * GIB, "openvino")

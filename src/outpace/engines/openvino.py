@@ -64,6 +64,7 @@ PARAMETERS: dict[Task, frozenset[str]] = {
 _DECLARED = Declared("openvino", PARAMETERS)
 _ORDERED = frozenset({"parallel", "context_tokens", "threads"})
 _LIBRARY = "openvino_genai"
+_MODULE = "outpace.engines.openvino_child"
 
 
 class _Stats(msgspec.Struct):
@@ -77,7 +78,9 @@ class OpenVino:
 
     name = "openvino"
     load_path: str | None = "/stats"
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions"}), parameters=PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions"}), parameters=PARAMETERS, standby_module=_MODULE
+    )
 
     def launch(self, order: LaunchOrder) -> Launch:
         settings = settings_of(order.engine_settings, OpenVinoSettings, self.name, _ORDERED)
@@ -104,7 +107,7 @@ class OpenVino:
             threads=order.threads,
         )
         weights = (order.artifact_path,)
-        return child.launch_module("outpace.engines.openvino_child", config, path, order.token, weights)
+        return child.launch_module(_MODULE, config, path, order.token, weights)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:
         body = {"model": deployment.engine_model, "prompts": ["ready"], "max_tokens": 1, "temperature": 0}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import uvloop
@@ -25,7 +25,7 @@ from outpace.engines.openvino_front import Front
 from outpace.engines.openvino_http import Connection
 from outpace.engines.openvino_library import Tokenizer
 from outpace.engines.openvino_weights import openvino_folder
-from outpace.engines.openvino_wire import Frames, Loaded, Order, Report, Step, framed
+from outpace.engines.openvino_wire import Frames, Loaded, Order, Report, Step, framed, framed_config
 from outpace.values.clock import SystemClock
 from outpace.values.errors import OutpaceError
 
@@ -34,8 +34,18 @@ _RECEIVED_BYTES = 1 << 16
 _CLOCK = SystemClock()
 
 
+# The process that computes, when it was started ahead; at most one.
+_ahead: "list[_Computing]" = []
+
+
+def prepare() -> None:
+    """Start the process that computes ahead: it imports the library too, and waits for its configuration."""
+    _ahead.append(_start_stepper())
+
+
 def main() -> None:
     """Convert if need be, load, serve until SIGTERM or SIGINT."""
+    child.phases.ended("import")
     config = child.read_config(OpenVinoConfig)
     token = child.take_token()
     child.clear_socket(config.socket_path)
@@ -44,29 +54,47 @@ def main() -> None:
             folder = openvino_folder(config, Path(scratch))
         except OutpaceError as error:
             child.fail(error.code or "load_failed", error.message)
+        child.phases.ended("weights")
         config = msgspec.structs.replace(config, model_path=str(folder))
-        ours, stepper = _stepper(config)
+        stepper = _stepper()
+        stepper.socket.sendall(framed_config(config))
         tokenizer = Tokenizer(folder)
-        loaded, frames = _wait_loaded(ours, stepper)
-    uvloop.run(_serve(config, token, tokenizer, ours, frames, loaded))
+        frames = _wait_loaded(stepper)
+    child.phases.ended("load")
+    uvloop.run(_serve(config, token, tokenizer, stepper.socket, frames))
 
 
-def _stepper(config: OpenVinoConfig) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+class _Computing(NamedTuple):
+    """The process that computes, and our end of its socket."""
+
+    socket: socket.socket
+    process: "subprocess.Popen[bytes]"
+
+
+def _stepper() -> _Computing:
+    while _ahead:
+        stepper = _ahead.pop()
+        if stepper.process.poll() is None:
+            return stepper
+        stepper.socket.close()
+    return _start_stepper()
+
+
+def _start_stepper() -> _Computing:
     ours, theirs = socket.socketpair()
-    argv = (sys.executable, "-m", "outpace.engines.openvino_stepper", "--config")
-    process = subprocess.Popen((*argv, msgspec.json.encode(config).decode()), stdin=theirs.fileno())
-    theirs.close()
-    return ours, process
+    argv = (sys.executable, "-m", "outpace.engines.openvino_stepper")
+    with theirs:
+        return _Computing(ours, subprocess.Popen(argv, stdin=theirs.fileno()))
 
 
-def _wait_loaded(stepper: socket.socket, process: "subprocess.Popen[bytes]") -> tuple[Loaded, Frames]:
+def _wait_loaded(stepper: _Computing) -> Frames:
     """Return when the weights are in memory; when the stepper gave up, it has said why."""
     frames = Frames()
-    while received := stepper.recv(_RECEIVED_BYTES):
+    while received := stepper.socket.recv(_RECEIVED_BYTES):
         for report in frames.reports(received):
             if isinstance(report, Loaded):
-                return report, frames
-    raise SystemExit(process.wait() or 1)
+                return frames
+    raise SystemExit(stepper.process.wait() or 1)
 
 
 class Stepper(asyncio.Protocol):
@@ -103,7 +131,6 @@ async def _serve(
     tokenizer: Tokenizer,
     ours: socket.socket,
     frames: Frames,
-    loaded: Loaded,
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -112,8 +139,7 @@ async def _serve(
     _, stepper = await loop.create_connection(lambda: Stepper(frames), sock=ours)
     stepper.front = front = Front(config, token, tokenizer, stepper.send, _CLOCK)
     await loop.create_unix_server(lambda: Connection(front), config.socket_path, backlog=_BACKLOG)
-    told = {"event": "replica_listening", "address": config.socket_path, "load_s": round(loaded.load_s, 2)}
-    print(msgspec.json.encode(told).decode(), flush=True)
+    child.tell_listening(config.socket_path)
     await stopped.wait()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(config.socket_path)

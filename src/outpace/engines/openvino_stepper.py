@@ -1,7 +1,8 @@
 """The OpenVINO process that computes: sequences in, tokens out, one frame per step.
 
 A process of its own because the library holds the interpreter during a step: beside it no HTTP would be answered. Run
-by the front as `python -m outpace.engines.openvino_stepper --config JSON` with the socket as standard input.
+by the front as `python -m outpace.engines.openvino_stepper` with the socket as standard input: the first frame is the
+configuration, and until it comes this process stands by with everything imported.
 """
 
 import ctypes
@@ -11,9 +12,8 @@ import socket
 from pathlib import Path
 
 from outpace.engines import child
-from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_library import Pipeline
-from outpace.engines.openvino_wire import Add, Frames, Loaded, Order, Piece, Step, framed
+from outpace.engines.openvino_wire import Add, Frames, Loaded, Order, Piece, Step, framed, take_config
 from outpace.values.clock import SystemClock
 
 _PR_SET_PDEATHSIG = 1
@@ -27,8 +27,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    config = child.read_config(OpenVinoConfig)
     front = socket.socket(fileno=0)
+    config = take_config(front)
+    if config is None:
+        return
     started_s = _CLOCK.monotonic_s()
     try:
         pipeline = Pipeline(config, Path(config.model_path))

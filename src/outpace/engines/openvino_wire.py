@@ -3,9 +3,12 @@
 The front speaks HTTP and text, the stepper computes. Frames on their socket: four bytes of length, then msgpack.
 """
 
+import socket
 from typing import Any
 
 import msgspec
+
+from outpace.engines.openvino_config import OpenVinoConfig
 
 _LENGTH_BYTES = 4
 
@@ -80,6 +83,22 @@ def framed(message: Order | Report) -> bytes:
     """One frame."""
     body = _ENCODE(message)
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def framed_config(config: OpenVinoConfig) -> bytes:
+    """The first frame to the process that computes: what it is to load."""
+    body = _ENCODE(config)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def take_config(front: socket.socket) -> OpenVinoConfig | None:
+    """The first frame, and no byte more; None when the other end is gone."""
+    head = front.recv(_LENGTH_BYTES, socket.MSG_WAITALL)
+    if len(head) < _LENGTH_BYTES:
+        return None
+    length = int.from_bytes(head, "little")
+    body = front.recv(length, socket.MSG_WAITALL)
+    return msgspec.msgpack.decode(body, type=OpenVinoConfig) if len(body) == length else None
 
 
 class Frames:

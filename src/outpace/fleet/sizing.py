@@ -16,10 +16,11 @@ LONGEST_CONTEXT_TOKENS = 4_096
 SHORTEST_CONTEXT_TOKENS = 512
 
 
-# Resident beside weights and KV cache, and of a process with llama.cpp imported and no model: 41 and 27 MiB measured
-# (docs/lab/LOG.md 2026-11-25), rounded up.
+# Resident beside weights and KV cache: 41 MiB measured; with an engine imported and no model: 27 MiB with llama.cpp, 98
+# with OpenVINO, which has two processes (docs/lab/LOG.md 2026-11-25). Rounded up.
 REPLICA_EXTRA_BYTES = 64 * MIB
 IMPORTED_BYTES = 32 * MIB
+IMPORTED_BYTES_OF = {"openvino": 104 * MIB}
 
 
 class ReplicaSize(NamedTuple):
@@ -40,7 +41,7 @@ def replica_size(context_tokens: int, kv_bytes_per_token: float, memory_bytes: i
     return ReplicaSize(parallel, context)
 
 
-def require_room(replicas: Replicas, replica_bytes: float, memory_bytes: int) -> None:
+def require_room(replicas: Replicas, replica_bytes: float, memory_bytes: int, engine: str = "") -> None:
     """Raises InvalidInput when the smallest number of replicas and what stands by are more than this memory.
 
     Weights count once per replica, because formats that an engine repacks are copied for each.
@@ -49,7 +50,7 @@ def require_room(replicas: Replicas, replica_bytes: float, memory_bytes: int) ->
     if not standby.loaded and not standby.imported:
         return
     held = max(replicas.min, 1) + standby.loaded
-    needed_bytes = held * replica_bytes + standby.imported * IMPORTED_BYTES
+    needed_bytes = held * replica_bytes + standby.imported * IMPORTED_BYTES_OF.get(engine, IMPORTED_BYTES)
     if needed_bytes > memory_bytes:
         raise InvalidInput(
             "replicas.standby",
