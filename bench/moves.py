@@ -90,6 +90,7 @@ async def run(target: Target, home: Path, kills: int, tokens: int, seed: int) ->
             homes[prompt] = (await receipt(admin, request_id))["replica"]
         for number in range(kills):
             prompt = PROMPTS[number % len(PROMPTS)]
+            await admin.want(target.model, 2)
             pids = await ready_pids(admin, 2)
             at = choose.randint(2, int(tokens * _SPREAD))
             victims = [pids.get(homes[prompt]) or choose.choice(list(pids.values()))]
@@ -103,6 +104,11 @@ async def run(target: Target, home: Path, kills: int, tokens: int, seed: int) ->
             found = await receipt(admin, request_id)
             homes[prompt] = found["replica"]
             moves = (found.get("serving") or {}).get("moves", 0)
+            if is_whole and text != wanted[prompt][0]:
+                difference = {"killed at": at, "moves": moves, "wanted": wanted[prompt][0], "got": text}
+                print(f"\n{json.dumps(difference)}", file=sys.stderr)
+            if not is_whole:
+                print(f"\n{json.dumps(found)}", file=sys.stderr)
             seen["rounds"] += 1
             seen["moved"] += bool(moves)
             seen["whole"] += is_whole

@@ -71,8 +71,8 @@ def outpace(home: Path, *, model: str, workers: int = 1) -> Iterator[Target]:
     base = [sys.executable, "-m", "outpace.cli.app"]
     place = ["--home", str(home)]
     up = ["up", *place, "--port", str(port), "--admin-port", str(admin_port), "--model", model, "--detach"]
-    # Proving formats in the background would use the cores that are measured.
-    quiet = {**os.environ, "OUTPACE_PROVE": "off"}
+    # Proofs and profiles in the background would use the cores that are measured.
+    quiet = {**os.environ, "OUTPACE_PROVE": "off", "OUTPACE_PROFILE": "off"}
     subprocess.run([*base, *up, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL, env=quiet)
     try:
         limits = ["--rpm", "100000000", "--tpm", "1000000000", "--budget-usd", "100000"]
