@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.control.rig import Rig, resolve_echo, rig_in, wanted
 from tests.fleet.launching import is_running
 
 from outpace.control.parts import Resolved
-from outpace.control.standbys import Standbys
+from outpace.control.standbys import Ahead, Standbys, together, within
 from outpace.fleet.handover import standby_launch
 from outpace.fleet.pool import Child
 from outpace.values.clock import ManualClock
@@ -124,7 +126,7 @@ async def test_what_cannot_be_started_is_tried_again_with_patience() -> None:
     clock, pool = ManualClock(), _NoPool()
     standbys = Standbys(pool, clock)  # type: ignore[arg-type]
     for _ in range(100):
-        await standbys.keep({_ECHO: 1}, 1.0)
+        await standbys.keep({_ECHO: Ahead(1)}, 1.0)
         clock.advance(0.25)
     # 25 s with waits of 1, 2, 4, 8, 16 s.
     assert pool.asked == 5
@@ -151,3 +153,42 @@ async def test_weights_that_shall_be_cached_are_looked_at_and_told(home: Home, t
         assert rig.reconciler.warmth.seen == {str(weights): (100_000, 100_000, 0)}
         rig.reconciler.unwant("chat")
         await rig.until(lambda: "chat" not in rig.snapshot().deployments)
+
+
+@given(st.integers(0, 100), st.integers(0, 4), st.integers(0, 60), st.booleans())
+def test_memory_is_taken_ahead_only_where_it_is_spare(room: int, num: int, each: int, holds: bool) -> None:
+    ahead = within(room, Ahead(num, each), holds=holds)
+    assert ahead.num == num
+    assert ahead.memory_bytes in (0, each)
+    assert ahead.num * ahead.memory_bytes <= room * (0.5 if holds else 0.25)
+
+
+def test_deployments_share_what_stands_by() -> None:
+    wishes = [("a", Ahead(1, 50)), ("b", Ahead(1)), ("a", Ahead(2, 10)), ("", Ahead(3, 1))]
+    assert together(wishes) == {"a": Ahead(2, 50), "b": Ahead(1)}
+
+
+async def test_another_amount_of_memory_is_another_process() -> None:
+    class Pool:
+        def __init__(self) -> None:
+            self.argvs: list[tuple[str, ...]] = []
+            self.stopped: list[str] = []
+
+        async def stand_by(self, name: str, launch: Launch, note: str = "") -> Child:
+            self.argvs.append(launch.argv)
+            return Child(name=name, pid=len(self.argvs), started_at=0.0)
+
+        async def stop(self, name: str, grace_s: float) -> None:
+            self.stopped.append(name)
+
+    pool = Pool()
+    standbys = Standbys(pool, ManualClock())  # type: ignore[arg-type]
+    await standbys.keep({_ECHO: Ahead(1, 1_000)}, 1.0)
+    # Held already: given up later than it would be taken.
+    assert standbys.within(2_500, {_ECHO: Ahead(1, 1_000)}) == {_ECHO: Ahead(1, 1_000)}
+    assert standbys.within(2_500, {_ECHO: Ahead(1, 999)}) == {_ECHO: Ahead(1)}
+    await standbys.keep({_ECHO: Ahead(1, 1_000)}, 1.0)
+    await standbys.keep({_ECHO: Ahead(1)}, 1.0)
+    assert [argv[3:] for argv in pool.argvs] == [(_ECHO, "1000"), (_ECHO, "0")]
+    assert len(pool.stopped) == 1
+    assert standbys.counts() == {_ECHO: 1}

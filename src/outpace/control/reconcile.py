@@ -25,6 +25,7 @@ from outpace.control.replicas import Replicas
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
 from outpace.control.specs import same_version
+from outpace.control.standbys import Ahead, within
 from outpace.control.store import Wanted
 from outpace.control.warmth import Warmth
 from outpace.fleet.replicas import Life
@@ -254,13 +255,18 @@ class Reconciler:
         is_starting = any(life.state == "starting" for life in self.replicas.lives.values())
         if is_starting or not all(self._may_refill(name) for name in self.served):
             return
-        wanted: dict[str, int] = {}
+        wanted: dict[str, Ahead] = {}
         for served in self.launched().values():
-            if served.is_companion:
-                continue
+            count = served.wanted.spec.replicas.stands_by.imported
             module = self._standby_module(served)
-            wanted[module] = max(wanted.get(module, 0), served.wanted.spec.replicas.stands_by.imported)
-        wanted.pop("", None)
+            if module and count and not served.is_companion:
+                before = wanted.get(module, Ahead(0))
+                replica_bytes = max(before.memory_bytes, self._memory_ahead(served))
+                wanted[module] = Ahead(max(before.num, count), replica_bytes)
+        room_bytes = self._room_bytes()
+        for module, ahead in wanted.items():
+            holds = ahead.memory_bytes == self.replicas.standbys.memory_bytes(module)
+            wanted[module] = within(room_bytes, ahead, holds=holds)
         await self.replicas.standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
 
     def _weights_to_cache(self) -> list[str]:
@@ -277,6 +283,17 @@ class Reconciler:
         if not served.is_here:
             return ""
         return self._parts.engine(served.require_resolved().engine).capabilities.standby_module
+
+    def _memory_ahead(self, served: Served) -> int:
+        """What a process that becomes this deployment's replica allocates at once."""
+        resolved = served.require_resolved()
+        is_useful = self._parts.engine(resolved.engine).capabilities.standby_takes_memory
+        return resolved.replica_bytes if is_useful else 0
+
+    def _room_bytes(self) -> int:
+        """Memory that no replica has; other machines' is not ours to reckon with."""
+        held_bytes = sum(life.memory_bytes for life in self.replicas.lives.values())
+        return 0 if self._parts.memory_bytes is None else self._parts.memory_bytes - held_bytes
 
     def num_imported(self, served: Served) -> int:
         """Processes that stand by with this deployment's engine imported."""

@@ -93,6 +93,7 @@ class LlamaCpp:
         tasks=frozenset({"chat", "completions", "embeddings"}),
         parameters=PARAMETERS,
         standby_module=_MODULE,
+        standby_takes_memory=True,
         continues=True,
     )
 

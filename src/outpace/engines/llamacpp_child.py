@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import xllamacpp
 
-from outpace.engines import child
+from outpace.engines import child, memory_ahead
 from outpace.engines.llamacpp_config import LlamaConfig
 from outpace.engines.pagecache import read_in
 from outpace.values.clock import sleep_blocking
@@ -67,6 +67,7 @@ def main() -> None:
         read_in(Path(config.model_path))
     child.phases.ended("weights")
     server = _start(config, child.take_token())
+    memory_ahead.let_go()
     child.phases.ended("load")
     child.tell_listening(server.listening_address)
     signal.sigwait(signals)

@@ -35,6 +35,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     tested_with: Literal["the program", "its protocol"] = "the program"
     # The module behind `-m` in its launches, when a process may import it ahead and wait (`engines/standby`).
     standby_module: str = ""
+    # It allocates all that a replica needs when it loads: memory taken ahead makes that faster.
+    standby_takes_memory: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

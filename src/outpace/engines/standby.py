@@ -1,9 +1,9 @@
 """A process with its engine imported and no model: it waits for another's launch and then becomes that replica.
 
-Run as `python -m outpace.engines.standby MODULE`, its standard input a socket of whoever started it. It says
-`standing_by` when MODULE is imported and `prepare`, where MODULE has one, has run. It answers `ping` with `pong`, and a
-launch with `taken`: then it runs MODULE's `main` with the launch's arguments and environment. It ends when the socket
-closes.
+Run as `python -m outpace.engines.standby MODULE MEMORY_BYTES`, its standard input a socket of whoever started it. It
+says `standing_by` when MODULE is imported, `prepare`, where MODULE has one, has run, and that much memory is at hand
+for the model to come. It answers `ping` with `pong`, and a launch with `taken`: then it runs MODULE's `main` with the
+launch's arguments and environment. It ends when the socket closes.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from types import ModuleType
 
 import msgspec
 
-from outpace.engines import child
+from outpace.engines import child, memory_ahead
 
 # A launch with a long environment; the configuration of an engine has some hundred bytes.
 _LONGEST_LINE_BYTES = 1024 * 1024
@@ -35,6 +35,7 @@ def main() -> None:
     """Import, wait, become."""
     name = sys.argv[1]
     module = _imported(name)
+    memory_ahead.take(int(sys.argv[2]))
     with socket.socket(fileno=os.dup(0)) as channel:
         channel.sendall(STANDING_BY)
         given = _await_launch(channel)

@@ -17,14 +17,14 @@ _MODULE = "outpace.engines.standby"
 DEADLINE_S = 3.0
 
 
-def standby_launch(module: str) -> Launch:
-    """How to start a process that imports `module`, the `-m` of an engine's launches, and waits."""
-    return Launch(argv=(sys.executable, "-m", _MODULE, module), address="", token="")
+def standby_launch(module: str, memory_bytes: int = 0) -> Launch:
+    """How to start a process that imports `module`, the `-m` of an engine's launches, and waits with memory at hand."""
+    return Launch(argv=(sys.executable, "-m", _MODULE, module, str(memory_bytes)), address="", token="")
 
 
 def arguments(standby_argv: Sequence[str], argv: Sequence[str]) -> tuple[str, ...]:
     """What of a launch's command a process that stands by is told. Raises EngineFailed for another engine's."""
-    module = standby_argv[-1]
+    module = standby_argv[3] if len(standby_argv) > 3 else ""
     if tuple(standby_argv[1:3]) != ("-m", _MODULE) or tuple(argv[1:3]) != ("-m", module):
         raise EngineFailed(f"it stands by for {module}, not for {' '.join(argv[:3])}")
     return tuple(argv[3:])

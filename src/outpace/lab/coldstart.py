@@ -23,9 +23,9 @@ _ASLEEP_DEADLINE_S = 120.0
 _SETTLE_S = 1.0
 _QUESTION = [{"role": "user", "content": "Say hello."}]
 _CLOSE_TO_ALL = 0.95
-# Of a replica's price, by memory, while nothing is awake: docs/lab/LOG.md 2026-11-25, 27 of 874 MiB resident
-# (SmolLM2-135M-Instruct, 8 x 4,096 tokens, llama.cpp).
-SHARES = {"nothing": 0.0, "imported": 0.03, "loaded": 1.0}
+# Of a replica's price, by memory, while nothing is awake: an imported one has the memory of a replica at hand
+# (decision 0041), for every sleeping deployment of its engine together.
+SHARES = {"nothing": 0.0, "imported": 1.0, "loaded": 1.0}
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True):
