@@ -25,7 +25,7 @@ from outpace.control.replicas import Replicas
 from outpace.control.scaler import Scaler
 from outpace.control.served import Served, expected_s
 from outpace.control.specs import same_version
-from outpace.control.standbys import Ahead, within
+from outpace.control.standbys import Ahead, together
 from outpace.control.store import Wanted
 from outpace.control.warmth import Warmth
 from outpace.fleet.replicas import Life
@@ -255,19 +255,16 @@ class Reconciler:
         is_starting = any(life.state == "starting" for life in self.replicas.lives.values())
         if is_starting or not all(self._may_refill(name) for name in self.served):
             return
-        wanted: dict[str, Ahead] = {}
-        for served in self.launched().values():
-            count = served.wanted.spec.replicas.stands_by.imported
-            module = self._standby_module(served)
-            if module and count and not served.is_companion:
-                before = wanted.get(module, Ahead(0))
-                replica_bytes = max(before.memory_bytes, self._memory_ahead(served))
-                wanted[module] = Ahead(max(before.num, count), replica_bytes)
-        room_bytes = self._room_bytes()
-        for module, ahead in wanted.items():
-            holds = ahead.memory_bytes == self.replicas.standbys.memory_bytes(module)
-            wanted[module] = within(room_bytes, ahead, holds=holds)
-        await self.replicas.standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
+        wishes = [
+            (self._standby_module(served), Ahead(imported, self._memory_ahead(served)))
+            for served in self.launched().values()
+            if (imported := served.wanted.spec.replicas.stands_by.imported)
+            and served.is_here
+            and not served.is_companion
+        ]
+        standbys = self.replicas.standbys
+        wanted = standbys.within(self._room_bytes(), together(wishes))
+        await standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
 
     def _weights_to_cache(self) -> list[str]:
         """Weights of deployments that want them kept in memory; a replica that runs keeps its own."""
