@@ -27,7 +27,7 @@ from outpace.control.served import Served, expected_s
 from outpace.control.specs import same_version
 from outpace.control.standbys import Ahead, together
 from outpace.control.store import Wanted
-from outpace.control.warmth import Warmth
+from outpace.control.warmth import Warmth, weights_to_cache
 from outpace.fleet.replicas import Life
 from outpace.values.deployment import DeploymentState
 from outpace.values.errors import OutpaceError
@@ -181,7 +181,7 @@ class Reconciler:
         for replica_id in retiring:
             self.replicas.retire(replica_id)
         await self._keep_standbys()
-        self.warmth.keep(self._weights_to_cache())
+        self.warmth.keep(weights_to_cache(self.launched().values()))
 
     def _admitted(self, starts: list[Start], retiring: set[str]) -> Sequence[Start]:
         """The starts that there is memory for; others make room for the rest from the next turn on."""
@@ -265,16 +265,6 @@ class Reconciler:
         standbys = self.replicas.standbys
         wanted = standbys.within(self._room_bytes(), together(wishes))
         await standbys.keep(wanted, self._parts.replica_policy.stop_grace_s)
-
-    def _weights_to_cache(self) -> list[str]:
-        """Weights of deployments that want them kept in memory; a replica that runs keeps its own."""
-        wanted = [served for served in self.launched().values() if served.is_here]
-        paths = [
-            served.require_resolved().artifact_path
-            for served in wanted
-            if served.wanted.spec.replicas.stands_by.cached and not served.is_companion
-        ]
-        return [path for path in paths if path is not None]
 
     def _standby_module(self, served: Served) -> str:
         if not served.is_here:

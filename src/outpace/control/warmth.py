@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from outpace.control.served import Served
 from outpace.control.threads import in_thread
 from outpace.engines.pagecache import Resident, read_in
 from outpace.values.clock import Clock
@@ -13,6 +14,16 @@ from outpace.values.clock import Clock
 _LOG = structlog.get_logger()
 # Looking costs a millisecond per gigabyte.
 _LOOK_EVERY_S = 20.0
+
+
+def weights_to_cache(deployments: Iterable[Served]) -> list[str]:
+    """Weights of those that want them kept in memory; a replica that runs keeps its own."""
+    paths = [
+        served.require_resolved().artifact_path
+        for served in deployments
+        if served.is_here and served.wanted.spec.replicas.stands_by.cached and not served.is_companion
+    ]
+    return [path for path in paths if path is not None]
 
 
 class Warmth:
