@@ -84,7 +84,7 @@ def _changed(source: Path, target: Path, change) -> None:  # type: ignore[no-unt
 async def measured(
     source_model: str, artifacts: Path, names: list[str], reference: str, *, stops_early: bool
 ) -> dict[str, object]:
-    """Verdict, seconds and every item's result for each candidate: `q8_0`, `f16+q4_0` (KV), `broken-scales`, …"""
+    """Verdict, seconds and every item's result for each candidate: `q8_0`, `f16+q4_0` (KV), `openvino:q8_0+u8`, …"""
     source = source_of(source_model, artifacts)
     sides = {name: _side(name, source_model, artifacts) for name in names}
     found: dict[str, object] = {}
@@ -111,13 +111,17 @@ async def measured(
 
 def _side(name: str, model: str, artifacts: Path) -> Side:
     source = source_of(model, artifacts)
+    engine, colon, rest = name.partition(":")
+    if colon:
+        return msgspec.structs.replace(_side(rest, model, artifacts), engine=engine)
     base, _, kv = name.partition("+")
     if base in ("broken-scales", "zero-layer"):
         path = artifacts / f"{base}.gguf"
         {"broken-scales": break_scales, "zero-layer": zero_layer}[base](
             produce(source, "q8_0", artifacts).path, path
         )
-        return Side(artifact_path=path, artifact_sha256=sha256_of(path), precision=base)
+        side = Side(artifact_path=path, artifact_sha256=sha256_of(path), precision=base)
+        return msgspec.structs.replace(side, kv_precision=kv) if kv else side
     side = produce(source, base, artifacts).side
     return msgspec.structs.replace(side, kv_precision=kv) if kv else side
 

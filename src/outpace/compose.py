@@ -232,12 +232,15 @@ class Models:
             companion = None if reason else self._companion(spec, found, main)
         except (OutpaceError, OSError) as error:
             companion, reason = None, str(error)
-        if companion is not None:
+        if companion is not None and not companion.is_proven:
+            # Nobody asked for it: what `auto` adds by itself is as good as what it adds to.
+            reason = f"unproven on {companion.engine}: {companion.precision_reason}"
+        elif companion is not None:
             reason = why_no_room(main.replica_bytes, companion.replica_bytes, self._room_bytes)
         return msgspec.structs.replace(main, companion=None if reason else companion, no_companion=reason)
 
     def _companion(self, spec: DeploymentSpec, found: "Found", main: "Resolved") -> "Resolved":
-        """The weights as shipped, keys and values as proven for its engine. Raises InvalidInput."""
+        """The weights as shipped, or what is proven for its engine in their place. Raises InvalidInput."""
         from outpace.lab.companion import ENGINE
 
         parallel = self._size(found, spec.engine_settings, pages_kv=True).parallel
@@ -319,22 +322,16 @@ class Models:
         return _chosen_of(resolved, self._chosen(spec))
 
     def _with_kv(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
-        """With the KV format that is proven for the engine, or what was asked for by name. Raises InvalidInput."""
+        """With weights and KV format that are proven for the engine, or asked for by name. Raises InvalidInput."""
         from outpace.control.formats import forced_kv
 
         if resolved.engine not in GATED_KV or resolved.artifact_path is None:
             return forced_kv(spec, resolved)
-        from outpace.lab.proven import served_kv
+        from outpace.lab.proven import served, shipped_weights
 
-        kv = served_kv(self._artifacts, resolved.engine, resolved.model, Path(resolved.artifact_path), spec)
-        return msgspec.structs.replace(
-            resolved,
-            kv_precision=kv.kv_precision,
-            engine_settings=kv_settings(resolved.engine, kv.kv_precision),
-            variant=f"+{kv.kv_precision}",
-            is_proven=kv.is_proven,
-            precision_reason=kv.reason,
-        )
+        shipped = shipped_weights(resolved.precision, Path(resolved.artifact_path))
+        taken = served(self._artifacts, resolved.engine, resolved.model, shipped, spec)
+        return msgspec.structs.replace(resolved, **taken.fields(resolved.engine))
 
     async def canary_miss(self, address: str, token: str, name: str) -> str | None:
         """Why a replica is not what was proven; None when it is, or when nothing was recorded."""

@@ -7,13 +7,13 @@ import pytest
 from tests.precision.small import matrices, verdict, write_gguf
 
 from outpace.hardware.machine import Machine, machine_name
-from outpace.lab.gate import engine_version
-from outpace.lab.making import Product, find_product, produce, source_of
+from outpace.lab.gate import Side, engine_version
+from outpace.lab.making import Product, Source, find_product, produce, source_of
 from outpace.lab.precisions import Precisions
 from outpace.lab.speed import Speed, SpeedStore
 from outpace.precision.gguf_maker import make_gguf
 from outpace.precision.recipes import recipe
-from outpace.precision.verdict import Outcome, VerdictStore
+from outpace.precision.verdict import Outcome, Verdict, VerdictStore
 from outpace.values.clock import ManualClock
 from outpace.values.errors import InvalidInput
 
@@ -163,3 +163,32 @@ def test_an_artifact_whose_canary_missed_is_not_served_until_it_passes_again(
     assert "canary failed on q8_0/f16" in chosen.choice.reason
     mark.unlink()
     assert installation.precisions.choose(installation.model).choice.precision == "q8_0"
+
+
+async def test_on_another_engine_a_proof_ends_with_the_first_pair_that_passes(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    async def judge(source: Source, side: Side) -> Verdict:
+        asked.append((side.engine, side.precision, side.kv_precision))
+        kept = verdict("pass" if side.precision == "q8_0" else "refuse", side.precision, side.kv_precision)
+        about = msgspec.structs.replace(
+            kept.subject,
+            model=source.model,
+            artifact_sha256=side.artifact_sha256,
+            engine_version=engine_version(side.engine),
+            machine=machine_name(MACHINE),
+        )
+        judged = msgspec.structs.replace(kept, subject=about)
+        VerdictStore(installation.folder).keep(judged)
+        return judged
+
+    monkeypatch.setattr(installation.precisions, "gate", judge)
+    passed = await installation.precisions.prove_on("openvino", installation.model)
+    assert passed is not None
+    assert (passed.outcome, passed.subject.precision, passed.subject.kv_precision) == ("pass", "q8_0", "u8")
+    assert asked == [("openvino", "f32", "u8"), ("openvino", "f32", "f16"), ("openvino", "q8_0", "u8")]
+    # What is known is not asked again.
+    assert await installation.precisions.prove_on("openvino", installation.model) == passed
+    assert len(asked) == 3

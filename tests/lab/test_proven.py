@@ -9,7 +9,8 @@ from tests.precision.small import matrices, verdict, write_gguf
 from outpace.catalogue.store import Record
 from outpace.engines.facts import engine_version
 from outpace.hardware.machine import detect, machine_name
-from outpace.lab.proven import proven_kv, served_kv
+from outpace.lab.making import produce, source_of
+from outpace.lab.proven import Served, served, shipped_weights
 from outpace.precision.artifacts import digest_of, sha256_of
 from outpace.precision.verdict import Outcome, VerdictStore
 from outpace.values.deployment import DeploymentSpec
@@ -38,35 +39,63 @@ def spec(**fields: object) -> DeploymentSpec:
     return DeploymentSpec(name="d", model="own.gguf", engine="openvino", **fields)  # type: ignore[arg-type]  # a test's
 
 
+def on_openvino(artifacts: Path, weights: Path, **fields: object) -> Served:
+    return served(artifacts, "openvino", "own", shipped_weights("f32", weights), spec(**fields))
+
+
 def test_u8_serves_when_it_passed_on_this_engine_and_not_before(tmp_path: Path, weights: Path) -> None:
     judge(tmp_path, weights, "u8", "pass", engine="llamacpp")
-    before = proven_kv(tmp_path, "openvino", "own", weights)
+    before = on_openvino(tmp_path, weights).kv
     assert (before.kv_precision, before.is_proven) == ("f16", False)
     judge(tmp_path, weights, "u8", "pass")
-    after = proven_kv(tmp_path, "openvino", "own", weights)
-    assert (after.kv_precision, after.is_proven) == ("u8", True)
-    assert served_kv(tmp_path, "openvino", "own", weights, spec(kv_precision="u8")).is_proven
+    after = on_openvino(tmp_path, weights)
+    assert after.fields("openvino")["engine_settings"] == {"kv_cache": "u8"}
+    assert (after.kv.is_proven, after.is_made) == (True, False)
+    assert on_openvino(tmp_path, weights, kv_precision="u8").kv.is_proven
 
 
 def test_u8_by_name_without_a_pass_needs_the_flag_and_names_the_gate(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(
-        InvalidInput, match=r"outpace gate own --engine openvino --kv-precision u8.*allow_unproven"
+        InvalidInput, match=r"gate own.gguf --engine openvino.*--kv-precision u8.*allow_unproven"
     ):
-        served_kv(tmp_path, "openvino", "own", weights, spec(kv_precision="u8"))
-    forced = served_kv(tmp_path, "openvino", "own", weights, spec(kv_precision="u8", allow_unproven=True))
+        on_openvino(tmp_path, weights, kv_precision="u8")
+    forced = on_openvino(tmp_path, weights, kv_precision="u8", allow_unproven=True).kv
     assert (forced.kv_precision, forced.is_proven) == ("u8", False)
     judge(tmp_path, weights, "u8", "refuse")
     with pytest.raises(InvalidInput, match="refuse: KL"):
-        served_kv(tmp_path, "openvino", "own", weights, spec(kv_precision="u8"))
+        on_openvino(tmp_path, weights, kv_precision="u8")
     with pytest.raises(InvalidInput, match="not known to openvino"):
-        served_kv(tmp_path, "openvino", "own", weights, spec(kv_precision="q8_0"))
+        on_openvino(tmp_path, weights, kv_precision="q8_0")
 
 
 def test_settings_that_change_the_numbers_are_not_what_was_proven(tmp_path: Path, weights: Path) -> None:
     judge(tmp_path, weights, "u8", "pass")
-    kv = served_kv(tmp_path, "openvino", "own", weights, spec(engine_settings={"activation_group": 0}))
+    kv = on_openvino(tmp_path, weights, engine_settings={"activation_group": 0}).kv
     assert (kv.kv_precision, kv.is_proven) == ("f16", False)
     assert "activation_group" in kv.reason
+
+
+def test_refused_weights_give_way_to_proven_ones_made_of_them(tmp_path: Path, weights: Path) -> None:
+    judge(tmp_path, weights, "u8", "refuse")
+    made = produce(source_of(str(weights), tmp_path), "q8_0", tmp_path).path
+    assert on_openvino(tmp_path, weights).weights.path == weights
+    judge(tmp_path, made, "u8", "pass")
+    taken = on_openvino(tmp_path, weights)
+    assert (taken.weights.path, taken.weights.precision, taken.kv.kv_precision) == (made, "q8_0", "u8")
+    fields = taken.fields("openvino")
+    assert fields["is_proven"]
+    assert fields["variant"] == f"{digest_of(made)[:12]}+u8"
+    assert "f32: KV f16" in fields["precision_reason"]
+
+
+def test_a_made_format_by_name_must_be_here_and_proven(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(InvalidInput, match="outpace quantize"):
+        on_openvino(tmp_path, weights, precision="q8_0")
+    made = produce(source_of(str(weights), tmp_path), "q8_0", tmp_path).path
+    with pytest.raises(InvalidInput, match=r"--precision q8_0 --kv-precision f16"):
+        on_openvino(tmp_path, weights, precision="q8_0", kv_precision="f16")
+    judge(tmp_path, made, "f16", "pass")
+    assert on_openvino(tmp_path, weights, precision="q8_0").kv.is_proven
 
 
 def test_an_artifact_is_named_by_its_content(tmp_path: Path, weights: Path) -> None:

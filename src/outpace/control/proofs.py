@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from outpace.control.served import Served
+from outpace.engines.facts import PROVABLE
 from outpace.values.clock import Clock
 from outpace.values.errors import OutpaceError
 
@@ -63,9 +64,9 @@ class Proofs:
 
 
 def wants_proof(served: Served) -> bool:
-    """A text model on the engine whose formats can be made and gated here, with the choice left to us."""
+    """A text model on an engine whose formats can be made and gated here, with the choice left to us."""
     resolved = served.resolved
     if served.is_external or resolved is None or not served.is_here:
         return False
     is_text = bool({"chat", "completions"} & set(resolved.tasks))
-    return served.wanted.spec.precision == "auto" and resolved.engine == "llamacpp" and is_text
+    return served.wanted.spec.precision == "auto" and resolved.engine in PROVABLE and is_text

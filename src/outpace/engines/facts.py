@@ -21,6 +21,8 @@ _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 DEFAULT_KV = {"llamacpp": "f16", "openvino": "f16"}
 # What `kv_precision: auto` considers on engines that a gate of theirs judges, from the smallest to the whole one.
 GATED_KV = {"openvino": ("u8", "f16")}
+# A proof in the background finds out what these may serve.
+PROVABLE = ("llamacpp", *GATED_KV)
 # Settings that change an engine's numbers: a verdict on its own choice of them does not hold with another.
 GATED_SETTINGS = {"openvino": ("compute", "activation_group")}
 # Formats of keys and values that round nothing a 16-bit model would notice.

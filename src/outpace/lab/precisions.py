@@ -9,8 +9,10 @@ import msgspec
 from outpace.engines import facts
 from outpace.hardware.machine import Machine, machine_name
 from outpace.lab.canaries import Canaries, gate_and_record
+from outpace.lab.candidates import side_on
 from outpace.lab.gate import GateOrder, Side, engine_version
 from outpace.lab.making import Product, Source, find_product, produce, reference_format, source_of
+from outpace.lab.proven import SAFER_FORMATS
 from outpace.lab.speed import THREADS, SpeedStore, measure_speeds
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer
 from outpace.precision.items import ItemSet, shipped_items
@@ -98,6 +100,25 @@ class Precisions:
             await self._canaries.keep(source.model, shipped, source.context_tokens)
         return await asyncio.to_thread(self.choose, model)
 
+    async def prove_on(self, engine: str, model: str, say: Say = lambda what: None) -> Verdict | None:
+        """Gate what `engine` may serve, best first, until one passes; the last verdict. None: nothing to gate.
+
+        Long work, as `prove`. Formats come first to last, for each the KV formats from the smallest on.
+        """
+        source = await asyncio.to_thread(source_of, model, self._artifacts)
+        version, verdict = engine_version(engine), None
+        for name in dict.fromkeys((source.precision, *SAFER_FORMATS)):
+            side = await asyncio.to_thread(side_on, engine, source, name, self._artifacts)
+            for kv in facts.GATED_KV[engine]:
+                candidate = msgspec.structs.replace(side, kv_precision=kv)
+                verdict = self._verdict(source, candidate, version)
+                if verdict is None:
+                    say(f"gating {name} with KV {kv} on {engine}")
+                    verdict = await self.gate(source, candidate)
+                if verdict.outcome == "pass":
+                    return verdict
+        return verdict
+
     async def _gate_faster(self, model: str, source: Source, products: dict[str, Product], say: Say) -> str:
         """Gate what is faster than what is served, fastest first, until nothing is left; the precision then taken."""
         while True:
@@ -168,9 +189,9 @@ class Precisions:
         product = find_product(source, option.precision, self._artifacts)
         return product is not None and self._canaries.has_missed(product.at_kv(option.kv_precision))
 
-    def _verdict(self, source: Source, side: Side) -> Verdict | None:
-        """The newest verdict on these very bytes, for this engine and machine."""
-        known = self._verdicts.for_model(source.model, self._machine, engine_version())
+    def _verdict(self, source: Source, side: Side, version: str | None = None) -> Verdict | None:
+        """The newest verdict on these very bytes, for this engine (llama.cpp unless told) and machine."""
+        known = self._verdicts.for_model(source.model, self._machine, version or engine_version())
         return next((verdict for verdict in known if _is_of(verdict.subject, side)), None)
 
     async def _measure_missing(self, pairs: Sequence[tuple[Product, str]], say: Say) -> None:

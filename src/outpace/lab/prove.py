@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from outpace.engines import facts
 from outpace.hardware.machine import detect
 from outpace.lab.precisions import Precisions
 from outpace.lab.replica import die_with_parent
@@ -27,11 +28,26 @@ def main() -> None:
     os.nice(_NICENESS)
     precisions = Precisions(artifacts, detect(), SystemClock())
     try:
-        chosen = asyncio.run(precisions.prove(model, lambda what: _tell("proving", what)))
+        asyncio.run(_prove(precisions, model))
     except (OutpaceError, OSError) as error:
         _tell("prove_failed", str(error))
         raise SystemExit(1) from None
+
+
+async def _prove(precisions: Precisions, model: str) -> None:
+    """llama.cpp first, whose reference the others are held against; then each other engine that is installed."""
+    chosen = await precisions.prove(model, _proving)
     _tell("proved", f"{chosen.choice.precision}: {chosen.choice.reason}")
+    for engine in facts.GATED_KV:
+        if facts.engine_version(engine) is None:
+            continue
+        verdict = await precisions.prove_on(engine, model, _proving)
+        if verdict is not None:
+            _tell("proved", f"{verdict.subject.precision} on {engine}: {verdict.summary}")
+
+
+def _proving(what: str) -> None:
+    _tell("proving", what)
 
 
 def _tell(event: str, what: str) -> None:
