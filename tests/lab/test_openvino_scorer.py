@@ -1,12 +1,11 @@
 """OpenVINO judged for real: what it says and what it finds likely agree, faithful weights pass, broken ones do not."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
-import gguf
 import msgspec
-import numpy as np
 import pytest
 from tests.weights import made_artifacts, smollm2_gguf
 
@@ -27,8 +26,9 @@ __all__ = ["smollm2_gguf"]
 
 SCHEMA = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"]}
 NUM_ITEMS = 48
-# Keys and values at 16 bit, by the shape: 30 layers, 3 heads of 64.
-WHOLE_KV_BYTES = 2 * 2 * 30 * 3 * 64
+NUM_LAYERS = 30
+# Keys and values at 16 bit, by the shape: 3 heads of 64.
+WHOLE_KV_BYTES = 2 * 2 * NUM_LAYERS * 3 * 64
 
 
 def item(text: str, **fields: object) -> Item:
@@ -86,9 +86,7 @@ async def test_faithful_weights_pass_and_a_broken_layer_is_refused(
     assert about.engine_version.startswith("openvino-genai")
     assert about.reference_engine_version.startswith("xllamacpp")
     assert VerdictStore(tmp_path).find(about) == passed
-    broken = tmp_path / "broken.gguf"
-    shutil.copyfile(faithful.artifact_path, broken)
-    zero(broken, "blk.15.ffn_down.weight")
+    broken = broken_copy(next(tmp_path.glob("made/*/openvino_model.xml")).parent, tmp_path / "broken")
     side = msgspec.structs.replace(faithful, artifact_path=broken, artifact_sha256=digest_of(broken))
     refused = await gate(order(reference, at_u8(side), tmp_path), SystemClock())
     assert refused.outcome == "refuse"
@@ -133,9 +131,16 @@ def order(reference: Side, candidate: Side, folder: Path) -> GateOrder:
     )
 
 
-def zero(path: Path, name: str) -> None:
-    tensor = next(found for found in gguf.GGUFReader(path).tensors if found.name == name)
-    start, size_bytes = int(tensor.data_offset), int(tensor.n_bytes)
-    with path.open("r+b") as file:
+def broken_copy(folder: Path, target: Path) -> Path:
+    """OpenVINO's files with the weights of one matrix in the middle overwritten."""
+    target.mkdir()
+    for path in folder.glob("openvino_*"):
+        shutil.copyfile(path, target / path.name)
+    text = (target / "openvino_model.xml").read_text(encoding="utf-8")
+    found = re.findall(r'element_type="u8" shape="576, 48, 32" offset="(\d+)" size="(\d+)"', text)
+    assert len(found) == NUM_LAYERS
+    start, size_bytes = map(int, found[NUM_LAYERS // 2])
+    with (target / "openvino_model.bin").open("r+b") as file:
         file.seek(start)
-        file.write(np.zeros(size_bytes, np.uint8).tobytes())
+        file.write(bytes(size_bytes))
+    return target
