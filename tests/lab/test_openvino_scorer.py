@@ -86,6 +86,7 @@ async def test_faithful_weights_pass_and_a_broken_layer_is_refused(
     assert about.engine_version.startswith("openvino-genai")
     assert about.reference_engine_version.startswith("xllamacpp")
     assert VerdictStore(tmp_path).find(about) == passed
+    assert passed.kv_bytes_per_token is not None
     broken = broken_copy(next(tmp_path.glob("made/*/openvino_model.xml")).parent, tmp_path / "broken")
     side = msgspec.structs.replace(faithful, artifact_path=broken, artifact_sha256=digest_of(broken))
     refused = await gate(order(reference, at_u8(side), tmp_path), SystemClock())

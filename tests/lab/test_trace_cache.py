@@ -13,6 +13,7 @@ class CountingScorer(FakeScorer):
     """Counts its continuations."""
 
     asked = 0
+    kv_bytes_per_token: float | None = None
 
     async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
         self.asked += 1

@@ -168,6 +168,9 @@ def _say(verdict: "Verdict") -> None:
         f"  {verdict.num_items} items, {verdict.num_positions:,} positions in {verdict.duration_s:.0f} s; greedy texts "
         + (f"part after {parted:.0f} tokens (median)" if parted is not None else "do not part")
     )
+    if verdict.kv_bytes_per_token is not None:
+        kv = f"{verdict.kv_bytes_per_token:,.0f} bytes a token"
+        typer.echo(f"  keys and values at {subject.kv_precision}: {kv}, measured from the engine")
     typer.echo(f"  holds for {subject.engine_version} on {subject.machine}")
     if verdict.outcome != "pass":
         _say_worst(verdict)

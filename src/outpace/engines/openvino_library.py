@@ -132,11 +132,6 @@ class Pipeline:
         return not self._handles and not self._pipeline.has_non_finished_requests()
 
     @property
-    def kv_bytes(self) -> int:
-        """Bytes that the library holds for keys and values now; it takes them as they are needed."""
-        return int(self._pipeline.get_metrics().kv_cache_size_in_bytes)
-
-    @property
     def kv_used_fraction(self) -> float:
         """Share of the key and value memory that the last step used."""
         return float(self._pipeline.get_metrics().cache_usage) / 100.0

@@ -119,7 +119,7 @@ async def gate_with_results(
         try:
             if order.reference.engine != order.candidate.engine:
                 await _require_same_tokens(recording, candidate, order)
-            return await run_gate(
+            verdict, results = await run_gate(
                 recording,
                 candidate,
                 order.item_set,
@@ -128,6 +128,8 @@ async def gate_with_results(
                 watch or (lambda done, total, decision: None),
                 stops_early=order.stops_early,
             )
+            measured = msgspec.structs.replace(verdict, kv_bytes_per_token=candidate.kv_bytes_per_token)
+            return measured, results
         finally:
             recording.keep()
 

@@ -63,6 +63,9 @@ class _Tokens(msgspec.Struct):
 class LlamaScorer:
     """One replica as `precision.traces.Scorer`. Use as an async context manager."""
 
+    # Its server does not tell; `python -m bench.precision kv` reads its log.
+    kv_bytes_per_token: float | None = None
+
     def __init__(self, replica: LabReplica, parallel: int, documents: tuple[str, ...] = ()) -> None:
         self._path = replica.address.removeprefix("unix:")
         self._headers = {"Authorization": f"Bearer {replica.token}"}

@@ -41,6 +41,11 @@ class OpenVinoScorer:
         self._waiting: dict[int, asyncio.Future[talk.Report]] = {}
         self.ready: talk.Ready
 
+    @property
+    def kv_bytes_per_token(self) -> float | None:
+        """From the tensors that the compiled graph takes."""
+        return self.ready.kv_bytes_per_token
+
     async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
         """The most likely continuation as it is served, with the probabilities of its first positions."""
         positions = positions_of(item)

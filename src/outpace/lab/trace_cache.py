@@ -14,6 +14,11 @@ from outpace.precision.traces import Scorer, Step, Trace
 class TokenScorer(Scorer, Protocol):
     """A scorer that tells its tokens, so that two engines can be held against each other."""
 
+    @property
+    def kv_bytes_per_token(self) -> float | None:
+        """Measured from the engine, scales included; None where it does not tell."""
+        ...
+
     async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
         """The item as this engine's template and tokenizer write it."""
         ...
@@ -39,6 +44,11 @@ class RecordingScorer:
     @property
     def _size(self) -> int:
         return len(self._recorded.short) + len(self._recorded.long) + len(self._recorded.prompts)
+
+    @property
+    def kv_bytes_per_token(self) -> float | None:
+        """As the scorer tells."""
+        return self._scorer.kv_bytes_per_token
 
     async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
         """Recorded, or asked and recorded."""

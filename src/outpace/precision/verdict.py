@@ -77,6 +77,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
     decided_at: float
     duration_s: float
+    # Of the candidate's keys and values, scales included, as its engine lays them out; None where it does not tell.
+    kv_bytes_per_token: float | None = None
 
     def metric(self, name: str) -> Measured | None:
         """The metric of this name."""
