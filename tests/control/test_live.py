@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from outpace.control.live import KEEP_EVERY, LiveAnswers, decode_rate
+from outpace.control.live import KEEP_EVERY, LiveAnswers, answer_rate
 from outpace.control.served import Served
 from outpace.scheduling.autoscale import Pressure
 from outpace.scheduling.speculation import ENOUGH_GUESSES
@@ -43,7 +43,9 @@ class Rig:
         )
         self.kept: list[Profile] = []
         self.live = LiveAnswers(
-            lambda name, engine: cast(Served, served) if (name, engine) == ("m", "llamacpp") else None,
+            lambda name, engine, began_at_s: (
+                cast(Served, served) if (name, engine) == ("m", "llamacpp") else None
+            ),
             lambda name, now_s: Pressure(running=running),
             self.kept.append,
             ManualClock(),
@@ -63,7 +65,8 @@ def settled(rate: float, drafted: int = 0, accepted: int = 0, **changes: Any) ->
         "usage": Usage(10, 101, drafted_tokens=drafted, accepted_tokens=accepted),
         "cost_pusd": None,
         "ttft_s": 1.0,
-        "duration_s": 1.0 + 100 / rate,
+        "queue_s": 0.5,
+        "duration_s": 0.5 + 101 / rate,
     }
     return Settled(**{**fields, **changes})
 
@@ -106,12 +109,12 @@ def test_what_was_asked_for_by_name_or_guesses_well_goes_on(speculation: str, ac
         {"ttft_s": None},
         {"num_choices": 2},
         {"usage": Usage(1, 3)},
-        {"duration_s": 1.0},
+        {"duration_s": 0.5},
     ],
 )
 def test_answers_that_tell_no_speed_are_left_out(changes: dict[str, Any]) -> None:
-    assert decode_rate(settled(50.0, **changes)) is None
-    assert decode_rate(settled(50.0)) == pytest.approx(50.0)
+    assert answer_rate(settled(50.0, **changes)) is None
+    assert answer_rate(settled(50.0)) == pytest.approx(50.0)
 
 
 def test_answers_of_another_engine_and_of_streams_that_moved_teach_nothing() -> None:

@@ -35,7 +35,7 @@ class LiveAnswers:
 
     def __init__(
         self,
-        served: Callable[[str, str], Served | None],
+        served: Callable[[str, str, float], Served | None],
         pressure: Callable[[str, float], Pressure],
         keep: Callable[[Profile], None],
         clock: Clock,
@@ -48,9 +48,10 @@ class LiveAnswers:
 
     def learn(self, reserved: Reserved, settled: Settled) -> None:
         """Take in one request that ended."""
-        served = self._served(reserved.deployment, reserved.engine)
+        began_at_s = settled.at_s - settled.duration_s
+        served = self._served(reserved.deployment, reserved.engine, began_at_s)
         profile = served.resolved.profile if served is not None and served.resolved is not None else None
-        rate = decode_rate(settled)
+        rate = answer_rate(settled)
         if served is None or profile is None or rate is None:
             return
         key = (served.id, served.digest)
@@ -94,15 +95,15 @@ class LiveAnswers:
             _LOG.warning("profile_not_kept", reason=str(error))
 
 
-def decode_rate(settled: Settled) -> float | None:
-    """Tokens per second of one answer after its first one; None where it cannot be told."""
+def answer_rate(settled: Settled) -> float | None:
+    """Tokens per second of one answer at its replica, its prompt included as in a sweep; None: it cannot be told."""
     tokens = settled.usage.completion_tokens
     if settled.outcome != "completed" or settled.num_choices != 1 or settled.ttft_s is None:
         return None
     if settled.serving is not None and settled.serving.moves:
         # Of two replicas, perhaps of two variants.
         return None
-    spent_s = settled.duration_s - settled.ttft_s
+    spent_s = settled.duration_s - (settled.queue_s or 0.0)
     if tokens < _LEAST_TOKENS or spent_s <= 0:
         return None
-    return (tokens - 1) / spent_s
+    return tokens / spent_s

@@ -347,10 +347,17 @@ class Reconciler:
         """The replicas of a deployment, those of its second variant last."""
         return [*self.replicas.of(name), *self.replicas.of(companion_id(name))]
 
-    def serving(self, name: str, engine: str) -> Served | None:
-        """The variant of a deployment that an engine serves."""
-        known = [each for each in self._parts_of(name) if each.resolved and each.resolved.engine == engine]
-        return known[0] if known else None
+    def learner(self, name: str, engine: str, began_at_s: float) -> Served | None:
+        """The main variant, if an answer of `engine` since then (wall clock) shows what it does alone.
+
+        While a companion is there both share the processor, and neither is as fast as its profile says.
+        """
+        companion, main = self.companions.of(name), self.served.get(name)
+        if companion is not None and (
+            companion.desired or self.replicas.of(companion.served.id) or began_at_s < companion.changed_at
+        ):
+            return None
+        return main if main and main.resolved and main.resolved.engine == engine else None
 
     def _parts_of(self, name: str) -> list[Served]:
         """A deployment's variants, the main one first."""

@@ -109,7 +109,7 @@ class Control:
         scaler, keep = self.reconciler.scaler, self._parts.keep_profile
         if keep is None:
             return [scaler.learn]
-        live = LiveAnswers(self.reconciler.serving, scaler.pressure, keep, self._parts.clock)
+        live = LiveAnswers(self.reconciler.learner, scaler.pressure, keep, self._parts.clock)
         return [scaler.learn, live.learn]
 
     async def run(self, importing: "asyncio.Task[Any]", stopping: asyncio.Event) -> None:
