@@ -42,6 +42,10 @@ class Companion(msgspec.Struct, kw_only=True):
         """Replicas to keep now."""
         return int(self.history.is_up)
 
+    def was_there(self, since_s: float) -> bool:
+        """It is wanted now, or was since then (wall clock)."""
+        return self.history.is_up or since_s < self.changed_at
+
 
 class Companions:
     """Second variants by deployment; lives on control's loop."""

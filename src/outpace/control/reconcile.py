@@ -203,10 +203,7 @@ class Reconciler:
         return admission.starts
 
     def _give_room(self, name: str) -> None:
-        if name in self.companions.served:
-            self.companions.give_room(name)
-        else:
-            self.scaler.give_room(name)
+        (self.companions if name in self.companions.served else self.scaler).give_room(name)
 
     def _is_held(self, name: str) -> bool:
         return name in self.served and self.scaler.is_held(name)
@@ -339,10 +336,6 @@ class Reconciler:
         """Monotonic."""
         return self._parts.clock.monotonic_s()
 
-    def everything(self) -> dict[str, Served]:
-        """All variants of all deployments, external ones among them."""
-        return {**self.served, **self.companions.served}
-
     def lives_of(self, name: str) -> list[Life]:
         """The replicas of a deployment, those of its second variant last."""
         return [*self.replicas.of(name), *self.replicas.of(companion_id(name))]
@@ -354,7 +347,7 @@ class Reconciler:
         """
         companion, main = self.companions.of(name), self.served.get(name)
         if companion is not None and (
-            companion.desired or self.replicas.of(companion.served.id) or began_at_s < companion.changed_at
+            self.replicas.of(companion.served.id) or companion.was_there(began_at_s)
         ):
             return None
         return main if main and main.resolved and main.resolved.engine == engine else None

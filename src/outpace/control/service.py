@@ -18,6 +18,7 @@ from outpace.control.parts import ControlParts, ControlSettings
 from outpace.control.profiler import Profiler
 from outpace.control.proofs import Proofs
 from outpace.control.reconcile import Reconciler
+from outpace.control.served import Served
 from outpace.control.signal_door import SignalDoor
 from outpace.control.store import Store, Wanted
 from outpace.control.tail import Tail
@@ -141,8 +142,12 @@ class Control:
         if parts.prove is not None:
             started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock, alone).run()))
         if parts.profile is not None:
-            pressure = self.reconciler.scaler.pressure
-            profiler = Profiler(parts.profile, self.reconciler.everything, pressure, parts.clock, alone)
+            pressure, companions = self.reconciler.scaler.pressure, self.reconciler.companions
+
+            def variants() -> dict[str, Served]:
+                return {**served, **companions.served}
+
+            profiler = Profiler(parts.profile, variants, pressure, parts.clock, alone)
             started.append(asyncio.create_task(profiler.run()))
         return started
 
