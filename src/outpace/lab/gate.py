@@ -1,5 +1,6 @@
 """Joins engines and gate: two replicas side by side, the same prompts, a verdict that is kept."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,15 +163,28 @@ def _variant(order: GateOrder, side: Side, parallel: int) -> LabVariant:
 
 async def _require_same_tokens(reference: TokenScorer, candidate: TokenScorer, order: GateOrder) -> None:
     """A token of one side must be the same text for the other. Raises InvalidInput naming what differs."""
-    for item in order.item_set.items:
-        said, own = await reference.prompt_tokens(item), await candidate.prompt_tokens(item)
-        if said != own:
-            at = next((n for n, pair in enumerate(zip(said, own, strict=False)) if pair[0] != pair[1]), 0)
-            raise InvalidInput(
-                "--engine",
-                f"{order.candidate.engine} reads item {item.id} as other tokens than {order.reference.engine} "
-                f"(from token {at}): their figures cannot be compared",
-            )
+    items = order.item_set.items
+    for start in range(0, len(items), PARALLEL):
+        batch = items[start : start + PARALLEL]
+        said, own = await asyncio.gather(
+            asyncio.gather(*map(reference.prompt_tokens, batch)),
+            asyncio.gather(*map(candidate.prompt_tokens, batch)),
+        )
+        for item, expected, seen in zip(batch, said, own, strict=True):
+            if expected != seen:
+                raise _other_tokens(item.id, expected, seen, order)
+
+
+def _other_tokens(
+    item_id: str, expected: tuple[int, ...], seen: tuple[int, ...], order: GateOrder
+) -> InvalidInput:
+    pairs = enumerate(zip(expected, seen, strict=False))
+    at = next((place for place, (left, right) in pairs if left != right), min(len(expected), len(seen)))
+    return InvalidInput(
+        "--engine",
+        f"{order.candidate.engine} reads item {item_id} as other tokens than {order.reference.engine} "
+        f"(from token {at}): their figures cannot be compared",
+    )
 
 
 def kv_settings(kv_precision: str, engine_name: str = DEFAULT_ENGINE) -> dict[str, str | int | float | bool]:
