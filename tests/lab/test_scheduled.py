@@ -9,7 +9,7 @@ import pytest
 from outpace.engines.registry import engine
 from outpace.lab import scheduled as lab
 from outpace.lab.replica import LabVariant, running
-from outpace.lab.scheduled import Scheduled, small_key
+from outpace.lab.scheduled import Scheduled, Side, small_key
 from outpace.lab.workload import conversations, named
 from outpace.values.clock import SystemClock
 
@@ -29,7 +29,9 @@ async def replicas(count: int, order: str = "fair", places: int = 4) -> AsyncIte
         started = [
             await stack.enter_async_context(running(engine("echo"), variant, CLOCK)) for _ in range(count)
         ]
-        yield await stack.enter_async_context(Scheduled(started, "echo", places, order, CLOCK))
+        yield await stack.enter_async_context(
+            Scheduled(started, Side(model="echo", engine="echo", places=places), order, CLOCK)
+        )
 
 
 @pytest.mark.parametrize("order", ["fair", "fifo", "gang"])

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -11,6 +11,7 @@ from outpace.cli.bench_options import RoundsOption
 from outpace.cli.options import HomeOption, JsonOption, home_at
 from outpace.cli.show import as_json, table
 from outpace.cli.weights import fetch_weights
+from outpace.values.errors import InvalidInput
 
 if TYPE_CHECKING:
     from outpace.lab.replica import LabReplica
@@ -21,12 +22,27 @@ _CONTEXT_TOKENS = 2_048
 _SMALL_ASKS = 20
 ModelOption = Annotated[str, typer.Option("--model", help="Catalogue id, or path of a GGUF.")]
 PlacesOption = Annotated[int, typer.Option("--places", min=2, max=64, help="Requests at once per replica.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="llamacpp, or openvino where it is installed.")]
 _MODEL = "smollm2-135m-instruct"
+_ENGINE = "llamacpp"
+# Those that a replica of the lab is started from the same GGUF with.
+_ENGINES = (_ENGINE, "openvino")
+
+
+class Lab(NamedTuple):
+    """What is served, and how many requests each replica runs at once."""
+
+    home: "Home"
+    model: str
+    places: int
+    engine: str
 
 
 def register(group: typer.Typer) -> None:
     """Add the commands."""
-    group.command("batching", epilog="Example: outpace bench batching --places 8")(batching)
+    group.command("batching", epilog="Example: outpace bench batching --engine openvino --places 32")(
+        batching
+    )
     group.command("fairness", epilog="Example: outpace bench fairness --places 8")(fairness)
     group.command("routing", epilog="Example: outpace bench routing --conversations 24")(routing)
 
@@ -35,23 +51,32 @@ def batching(
     model: ModelOption = _MODEL,
     places: PlacesOption = 8,
     rounds: RoundsOption = 3,
+    engine: EngineOption = _ENGINE,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Continuous against static batching: the same requests, the same engine, in turns."""
-    rows = asyncio.run(_batching(_place(home, model, is_quiet=json), model, places, rounds))
+    """Continuous against static batching: the same requests, the same engine, in turns.
+
+    What it gains depends on what the engine gains by batches at all, so on the number format and the engine.
+    """
+    lab = Lab(_place(home, model, is_quiet=json), model, places, _known(engine))
+    rows = asyncio.run(_batching(lab, rounds))
     _tell(rows, ["workload", "static tok/s>", "continuous tok/s>", "factor>"], is_json=json)
 
 
 def fairness(
-    model: ModelOption = _MODEL, places: PlacesOption = 8, home: HomeOption = None, json: JsonOption = False
+    model: ModelOption = _MODEL,
+    places: PlacesOption = 8,
+    engine: EngineOption = _ENGINE,
+    home: HomeOption = None,
+    json: JsonOption = False,
 ) -> None:
     """One key floods with 64 long requests at once; how long does another one wait that asks one at a time?
 
     `allowed` is twice the unloaded value and one decode step of the batch. Takes seven minutes on two cores,
     half of them for the one question that waits in FIFO.
     """
-    rows = asyncio.run(_fairness(_place(home, model, is_quiet=json), model, places))
+    rows = asyncio.run(_fairness(Lab(_place(home, model, is_quiet=json), model, places, _known(engine))))
     columns = ["line", "TTFT p50 ms>", "TTFT p95 ms>", "prefill tok/s>", "flood step ms>", "allowed p95 ms>"]
     _tell(rows, columns, is_json=json)
 
@@ -60,6 +85,7 @@ def routing(
     model: ModelOption = _MODEL,
     places: PlacesOption = 4,
     conversations: Annotated[int, typer.Option("--conversations", min=2, max=512)] = 24,
+    engine: EngineOption = _ENGINE,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -67,25 +93,26 @@ def routing(
 
     Users are as many as the replicas have places; imbalance is the busiest replica's work over the mean.
     """
-    rows = asyncio.run(_routing(_place(home, model, is_quiet=json), model, places, conversations))
+    lab = Lab(_place(home, model, is_quiet=json), model, places, _known(engine))
+    rows = asyncio.run(_routing(lab, conversations))
     _tell(rows, ["replicas", "cached tokens>", "of the prompt>", "imbalance>", "tok/s>"], is_json=json)
 
 
-async def _batching(home: "Home", model: str, places: int, rounds: int) -> list[dict[str, Any]]:
+async def _batching(lab: Lab, rounds: int) -> list[dict[str, Any]]:
     from statistics import median
 
     from outpace.lab.workload import conversations, named
 
     rows = []
     async with AsyncExitStack() as stack:
-        replicas = await _replicas(stack, home, model, places, 1)
+        replicas = await _replicas(stack, lab, 1)
         for name in ("high-variance", "uniform"):
             found: dict[str, list[float]] = {"gang": [], "fair": []}
             for number in range(rounds):
                 for order in sorted(found, reverse=bool(number % 2)):
-                    scheduled = await stack.enter_async_context(_scheduled(replicas, model, places, order))
-                    asked = conversations(named(name), places * 4, seed=number + 1)
-                    figures = await scheduled.closed(asked, places * 2)
+                    scheduled = await stack.enter_async_context(_scheduled(replicas, lab, order))
+                    asked = conversations(named(name), lab.places * 4, seed=number + 1)
+                    figures = await scheduled.closed(asked, lab.places * 2)
                     found[order].append(figures.output_tokens_per_s)
             factors = [fair / gang for fair, gang in zip(found["fair"], found["gang"], strict=True)]
             rows.append(
@@ -99,7 +126,7 @@ async def _batching(home: "Home", model: str, places: int, rounds: int) -> list[
     return rows
 
 
-async def _fairness(home: "Home", model: str, places: int) -> list[dict[str, Any]]:
+async def _fairness(lab: Lab) -> list[dict[str, Any]]:
     from outpace.lab.scheduled import small_key
     from outpace.lab.workload import conversations, named
     from outpace.values.clock import SystemClock
@@ -108,15 +135,13 @@ async def _fairness(home: "Home", model: str, places: int) -> list[dict[str, Any
     asked = conversations(named("long-prompt"), _SMALL_ASKS * 3)
     prompts = [each.turns[0].text for each in asked]
     async with AsyncExitStack() as stack:
-        replicas = await _replicas(stack, home, model, places, 1)
+        replicas = await _replicas(stack, lab, 1)
         for number, (line, order) in enumerate(
             (("unloaded", "fair"), ("fair, flooded", "fair"), ("fifo, flooded", "fifo"))
         ):
             # As a profile would tell it.
             read_per_s = rows[0]["prefill tok/s"] if rows else None
-            scheduled = await stack.enter_async_context(
-                _scheduled(replicas, model, places, order, read_per_s)
-            )
+            scheduled = await stack.enter_async_context(_scheduled(replicas, lab, order, read_per_s))
             own = prompts[number * _SMALL_ASKS : (number + 1) * _SMALL_ASKS]
             # In FIFO one question waits for the whole flood: minutes.
             asks = own[:1] if order == "fifo" else own
@@ -136,16 +161,16 @@ async def _fairness(home: "Home", model: str, places: int) -> list[dict[str, Any
     return rows
 
 
-async def _routing(home: "Home", model: str, places: int, count: int) -> list[dict[str, Any]]:
+async def _routing(lab: Lab, count: int) -> list[dict[str, Any]]:
     from outpace.lab.workload import conversations, named
 
     rows = []
     asked = conversations(named("multi-turn"), count)
     for num_replicas in (1, 2):
         async with AsyncExitStack() as stack:
-            replicas = await _replicas(stack, home, model, places, num_replicas)
-            scheduled = await stack.enter_async_context(_scheduled(replicas, model, places, "fair"))
-            figures = await scheduled.closed(asked, places * num_replicas)
+            replicas = await _replicas(stack, lab, num_replicas)
+            scheduled = await stack.enter_async_context(_scheduled(replicas, lab, "fair"))
+            figures = await scheduled.closed(asked, lab.places * num_replicas)
             rows.append(
                 {
                     "replicas": num_replicas,
@@ -158,40 +183,41 @@ async def _routing(home: "Home", model: str, places: int, count: int) -> list[di
     return rows
 
 
-async def _replicas(
-    stack: AsyncExitStack, home: "Home", model: str, places: int, count: int
-) -> "list[LabReplica]":
+async def _replicas(stack: AsyncExitStack, lab: Lab, count: int) -> "list[LabReplica]":
     from outpace.engines.registry import engine
     from outpace.hardware.machine import usable_cores
     from outpace.lab.replica import LabVariant, running
     from outpace.lab.speculating import variant_here
     from outpace.values.clock import SystemClock
 
-    here = variant_here(home, model, usable_cores())
+    here = variant_here(lab.home, lab.model, usable_cores())
     variant = LabVariant(
         model=here.model,
         artifact_path=Path(here.artifact_path),
         context_tokens=_CONTEXT_TOKENS,
-        parallel=places,
+        parallel=lab.places,
         threads=max(1, here.threads // count),
     )
-    clock = SystemClock()
-    return [
-        await stack.enter_async_context(running(engine(here.engine), variant, clock)) for _ in range(count)
-    ]
+    launches, clock = engine(lab.engine), SystemClock()
+    return [await stack.enter_async_context(running(launches, variant, clock)) for _ in range(count)]
 
 
 def _scheduled(
-    replicas: "list[LabReplica]",
-    model: str,
-    places: int,
-    order: str,
-    prefill_tokens_per_s: float | None = None,
+    replicas: "list[LabReplica]", lab: Lab, order: str, prefill_tokens_per_s: float | None = None
 ) -> "Scheduled":
-    from outpace.lab.scheduled import Scheduled
+    from outpace.lab.scheduled import Scheduled, Side
     from outpace.values.clock import SystemClock
 
-    return Scheduled(replicas, model, places, order, SystemClock(), prefill_tokens_per_s)
+    side = Side(
+        model=lab.model, engine=lab.engine, places=lab.places, prefill_tokens_per_s=prefill_tokens_per_s
+    )
+    return Scheduled(replicas, side, order, SystemClock())
+
+
+def _known(engine: str) -> str:
+    if engine not in _ENGINES:
+        raise InvalidInput("--engine", f"{engine[:60]!r} is not one of {', '.join(_ENGINES)}")
+    return engine
 
 
 def _place(home: "Path | None", model: str, *, is_quiet: bool) -> "Home":

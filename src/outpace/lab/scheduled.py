@@ -32,27 +32,32 @@ _FLOOD_TOKENS = 64
 _SMALL_TOKENS = 8
 
 
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """What the replicas serve, how many requests each runs at once, and how fast it reads, where that is known."""
+
+    model: str
+    places: int
+    engine: str = "llamacpp"
+    prefill_tokens_per_s: float | None = None
+
+
 class Scheduled:
     """Replicas behind one queue. Use it as a context; `ask` is one request of a key."""
 
-    def __init__(
-        self,
-        replicas: Sequence[LabReplica],
-        model: str,
-        places: int,
-        order: str,
-        clock: Clock,
-        prefill_tokens_per_s: float | None = None,
-    ) -> None:
+    def __init__(self, replicas: Sequence[LabReplica], side: Side, order: str, clock: Clock) -> None:
         self._clock = clock
         entries = tuple(
-            ReplicaEntry(id=f"r{number}", address=replica.address, token=replica.token, max_in_flight=places)
+            ReplicaEntry(
+                id=f"r{number}", address=replica.address, token=replica.token, max_in_flight=side.places
+            )
             for number, replica in enumerate(replicas)
         )
         self.queue = ReplicaQueue(clock.monotonic_s, order=order)
-        self.queue.update(_entry(model, entries, prefill_tokens_per_s))
+        self.queue.update(_entry(side, entries))
         self._clients = {
-            entry.id: LoadClient(Target(address=entry.address, model=model, token=entry.token), clock)
+            entry.id: LoadClient(
+                Target(address=entry.address, model=side.model, token=entry.token, engine=side.engine), clock
+            )
             for entry in entries
         }
         # Tokens that each replica worked on: read anew, and written.
@@ -180,14 +185,12 @@ def _prefix(messages: Sequence[dict[str, str]]) -> bytes:
     return digest.digest()
 
 
-def _entry(
-    model: str, replicas: tuple[ReplicaEntry, ...], prefill_tokens_per_s: float | None
-) -> DeploymentEntry:
+def _entry(side: Side, replicas: tuple[ReplicaEntry, ...]) -> DeploymentEntry:
     return DeploymentEntry(
-        name=model,
-        model=model,
-        engine_model=model,
-        engine="llamacpp",
+        name=side.model,
+        model=side.model,
+        engine_model=side.model,
+        engine=side.engine,
         state="ready",
         created=0,
         owned_by="lab",
@@ -195,7 +198,10 @@ def _entry(
         replicas=replicas,
         variants=(
             VariantEntry(
-                id="", engine="llamacpp", engine_model=model, prefill_tokens_per_s=prefill_tokens_per_s
+                id="",
+                engine=side.engine,
+                engine_model=side.model,
+                prefill_tokens_per_s=side.prefill_tokens_per_s,
             ),
         ),
     )
