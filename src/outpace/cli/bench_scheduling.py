@@ -57,7 +57,8 @@ def batching(
 ) -> None:
     """Continuous against static batching: the same requests, the same engine, in turns.
 
-    What it gains depends on what the engine gains by batches at all, so on the number format and the engine.
+    Rates are those while nobody has run out of work. What it gains depends on what the engine gains by batches at all,
+    so on the number format and the engine.
     """
     lab = Lab(_place(home, model, is_quiet=json), model, places, _known(engine))
     rows = asyncio.run(_batching(lab, rounds))
@@ -111,9 +112,9 @@ async def _batching(lab: Lab, rounds: int) -> list[dict[str, Any]]:
             for number in range(rounds):
                 for order in sorted(found, reverse=bool(number % 2)):
                     scheduled = await stack.enter_async_context(_scheduled(replicas, lab, order))
-                    asked = conversations(named(name), lab.places * 4, seed=number + 1)
+                    asked = conversations(named(name), lab.places * 6, seed=number + 1)
                     figures = await scheduled.closed(asked, lab.places * 2)
-                    found[order].append(figures.output_tokens_per_s)
+                    found[order].append(figures.steady_output_tokens_per_s)
             factors = [fair / gang for fair, gang in zip(found["fair"], found["gang"], strict=True)]
             rows.append(
                 {
