@@ -92,6 +92,7 @@ def _weights(home: "Home", model: str, *, has_naive: bool) -> "Weights":
     from outpace.lab.making import REFERENCE, produce, source_of
     from outpace.lab.naive import is_installed
     from outpace.lab.precisions import Precisions
+    from outpace.lab.proven import SAFER_FORMATS
     from outpace.values.clock import SystemClock
 
     source = source_of(model, home.artifacts)
@@ -104,6 +105,7 @@ def _weights(home: "Home", model: str, *, has_naive: bool) -> "Weights":
         exact=produce(source, REFERENCE, home.artifacts).path,
         served=chosen.product.path,
         served_precision=chosen.choice.precision,
+        many=produce(source, SAFER_FORMATS[0], home.artifacts).path,
         folder=folder,
     )
 

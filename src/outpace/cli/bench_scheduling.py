@@ -187,14 +187,21 @@ async def _routing(lab: Lab, count: int) -> list[dict[str, Any]]:
 async def _replicas(stack: AsyncExitStack, lab: Lab, count: int) -> "list[LabReplica]":
     from outpace.engines.registry import engine
     from outpace.hardware.machine import usable_cores
+    from outpace.lab.making import produce, source_of
+    from outpace.lab.proven import SAFER_FORMATS
     from outpace.lab.replica import LabVariant, running
     from outpace.lab.speculating import variant_here
     from outpace.values.clock import SystemClock
 
     here = variant_here(lab.home, lab.model, usable_cores())
+    path = Path(here.artifact_path)
+    if lab.engine != _ENGINE:
+        # What it makes of Q4_1 is refused by the gate.
+        source = source_of(lab.model, lab.home.artifacts)
+        path = produce(source, SAFER_FORMATS[0], lab.home.artifacts).path
     variant = LabVariant(
         model=here.model,
-        artifact_path=Path(here.artifact_path),
+        artifact_path=path,
         context_tokens=_CONTEXT_TOKENS,
         parallel=lab.places,
         threads=max(1, here.threads // count),
