@@ -232,7 +232,7 @@ class Models:
             companion = None if reason else self._companion(spec, found, main)
         except (OutpaceError, OSError) as error:
             companion, reason = None, str(error)
-        if companion is not None and not companion.is_proven:
+        if companion is not None and not (companion.is_proven or spec.allow_unproven):
             # Nobody asked for it: what `auto` adds by itself is as good as what it adds to.
             reason = f"unproven on {companion.engine}: {companion.precision_reason}"
         elif companion is not None:

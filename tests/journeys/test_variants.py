@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 from openai import OpenAI
 from tests.journeys.conftest import CHAT, Platform, until
@@ -15,11 +16,13 @@ from outpace.lab.profiles import ProfileStore
 from outpace.values.profile import LoadPoint, Profile
 
 _USERS = 4
+# A proof takes minutes; without it a second variant comes only where the file says that this is no matter.
+FILE = {"name": CHAT, "model": CHAT, "allow_unproven": True}
 
 
 def keep_profile(platform: Platform, engine: str, *speeds: tuple[int, float]) -> None:
     """As if a sweep had found these speeds; a real one takes half a minute for each engine."""
-    variant = Models(platform.home).variant(spec_of({"name": CHAT, "model": CHAT}), engine)
+    variant = Models(platform.home).variant(spec_of(FILE), engine)
     made = Profile(
         conditions=conditions_of(variant, machine_name(detect())),
         measured_at=time.time(),
@@ -71,11 +74,16 @@ def one_answer(client: OpenAI) -> list:  # type: ignore[type-arg]
     )
 
 
-def test_the_second_variant_comes_with_the_load_and_no_request_fails(other: Platform) -> None:
+def test_the_second_variant_comes_with_the_load_and_no_request_fails(other: Platform, tmp_path: Path) -> None:
     # Converted weights are kept once per machine.
     other.home.artifacts.mkdir(parents=True)
     (other.home.artifacts / "made").symlink_to(made_artifacts() / "made")
-    other.up("--model", CHAT, "--no-profile")
+    other.up("--model", "none", "--no-profile")
+    file = tmp_path / "chat.yaml"
+    file.write_text("".join(f"{key}: {str(value).lower()}\n" for key, value in FILE.items()))
+    other.run("deploy", str(file), "--yes")
+    # Told beforehand, as soon as the weights are here.
+    assert "two: llamacpp" in other.run("deploy", str(file), "--yes")
     keep_profile(other, "llamacpp", (1, 100.0), (8, 110.0))
     keep_profile(other, "openvino", (1, 50.0), (2, 90.0), (8, 400.0))
 
