@@ -1,6 +1,7 @@
 """More than one machine (docs/guides/ray.md): the same commands, a machine dies, nothing is left behind."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.fleet.launching import SLEEPER
-from tests.fleet.ray_cluster import HEAD, SECOND, PoolsProcess, RayCluster, argv_of
+from tests.fleet.ray_cluster import HEAD, SECOND, THIRD, PoolsProcess, RayCluster, argv_of, may_hide
 from tests.journeys.conftest import CHAT, Platform, until
 
 from outpace.fleet.local import SocketPool
@@ -96,6 +97,38 @@ def test_a_machine_dies_and_its_replica_serves_from_another(
     platform_on_ray.run("down")
     assert _keepers() == []
     assert not Path(f"/proc/{before['pid']}").exists()
+
+
+@pytest.mark.skipif(not may_hide(), reason="needs the right to mount")
+def test_a_machine_with_another_home_and_no_weights_serves(platform_on_ray: OnRay, ray: RayCluster) -> None:
+    home = platform_on_ray.home
+    home.make()
+    ray.begin(THIRD, labels={"zone": "far"}, without=home.root)
+    ray.ready(THIRD)
+    try:
+        platform_on_ray.up("--ray", ray.address, "--model", "none", "--no-profile")
+        spec = home.root / "far.json"
+        spec.write_text(json.dumps({"name": CHAT, "model": CHAT, "placement": {"nodes": ["10.9.9.9"]}}))
+        said = platform_on_ray.run("deploy", str(spec), "--yes", exit_code=1)
+        assert "placement.nodes: no machine 10.9.9.9; the cluster has" in said
+        spec.write_text(json.dumps({"name": CHAT, "model": CHAT, "placement": {"labels": {"zone": "far"}}}))
+        platform_on_ray.run("deploy", str(spec), "--yes")
+        assert _replica(platform_on_ray)["machine"] == THIRD
+        (deployment,) = platform_on_ray.json("status")["deployments"]
+        assert deployment["starts"][-1]["phases_s"]["fetch"] > 0
+        (sent,) = (ray.weights_dir(THIRD) / "sha256").iterdir()
+        assert (home.artifacts / "sha256" / sent.name / "weights.gguf").exists()
+        with platform_on_ray.client() as client:
+            question: Any = {"role": "user", "content": "What is the capital of France? One sentence."}
+            said = (
+                client.chat.completions.create(model=CHAT, messages=[question], max_tokens=16, temperature=0)
+                .choices[0]
+                .message.content
+            )
+            assert "Paris" in (said or "")
+    finally:
+        platform_on_ray.run("down")
+        ray.crash(THIRD)
 
 
 def test_an_address_where_no_head_answers_is_told_at_once(platform_on_ray: OnRay) -> None:
