@@ -109,8 +109,8 @@ def test_a_machine_with_another_home_and_no_weights_serves(platform_on_ray: OnRa
         platform_on_ray.up("--ray", ray.address, "--model", "none", "--no-profile")
         spec = home.root / "far.json"
         spec.write_text(json.dumps({"name": CHAT, "model": CHAT, "placement": {"nodes": ["10.9.9.9"]}}))
-        said = platform_on_ray.run("deploy", str(spec), "--yes", exit_code=1)
-        assert "placement.nodes: no machine 10.9.9.9; the cluster has" in said
+        refused = platform_on_ray.run("deploy", str(spec), "--yes", exit_code=1)
+        assert "placement.nodes: no machine 10.9.9.9; the cluster has" in refused
         spec.write_text(json.dumps({"name": CHAT, "model": CHAT, "placement": {"labels": {"zone": "far"}}}))
         platform_on_ray.run("deploy", str(spec), "--yes")
         assert _replica(platform_on_ray)["machine"] == THIRD
