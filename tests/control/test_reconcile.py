@@ -138,6 +138,20 @@ async def test_a_crash_loop_opens_the_breaker_and_asking_again_closes_it(home: H
         await rig.until(lambda: rig.failures.count("bad") == 6)
 
 
+async def test_a_start_that_never_got_ready_backs_off_however_long_it_tried(home: Home) -> None:
+    async with rig_in(home) as rig, rig:
+        rig.reconciler.want(wanted("never", engine_settings={"slow_start_ms": 60_000.0}))
+        replicas = rig.reconciler.replicas
+        for failures in (1, 2):
+            await rig.until(lambda: any(life.pid and life.is_running for life in rig.lives.values()))
+            (life,) = rig.lives.values()
+            replicas.lives[life.id] = msgspec.structs.replace(life, started_s=life.started_s - 1000.0)
+            os.kill(life.pid or 0, signal.SIGKILL)
+            await rig.until(
+                lambda count=failures: rig.reconciler.served["never"].failures.in_a_row == count  # type: ignore[misc]
+            )
+
+
 async def test_a_hung_replica_is_ejected_killed_and_replaced(home: Home) -> None:
     async with rig_in(home) as rig, rig:
         rig.reconciler.want(wanted())

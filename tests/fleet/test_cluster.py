@@ -80,10 +80,10 @@ def test_only_named_machines_are_taken_and_the_reason_names_them() -> None:
 
 
 def test_what_stands_by_becomes_only_what_its_machine_has_room_for() -> None:
-    machine = msgspec.structs.replace(_machine("1", cpus=0), free={"CPU": 0.0, "memory": 5.0})
+    machine = msgspec.structs.replace(_machine("1", cpus=0), free={"CPU": 0.0, "memory": 5.0 * GIB})
     # Its processor is reserved already.
-    assert why_not_there(Needs(memory_bytes=5), machine) is None
-    assert "memory free" in (why_not_there(Needs(memory_bytes=6), machine) or "")
+    assert why_not_there(Needs(memory_bytes=5 * GIB), machine) is None
+    assert "5.00 of 0.00 GiB of memory free" in (why_not_there(Needs(memory_bytes=6 * GIB), machine) or "")
     assert "without accelerators" in (why_not_there(Needs(devices=1), machine) or "")
 
 

@@ -219,7 +219,7 @@ async def test_what_stood_by_reserves_the_memory_of_the_replica_that_it_becomes(
     await until(is_returned)
     await pool.stand_by("standby@echo-2", standby_launch(module))
     greedy = msgspec.structs.replace(echo, needs=Needs(memory_bytes=1 << 50))
-    with pytest.raises(EngineFailed, match=r"cannot become this replica: .* memory free"):
+    with pytest.raises(EngineFailed, match=r"cannot become this replica: .* GiB of memory free"):
         await pool.hand_over("standby@echo-2", "chat@2", greedy)
 
 

@@ -130,7 +130,8 @@ class Replicas:
         self._set(turned(life, turn, reason))
         lived_s = self._parts.clock.monotonic_s() - life.started_s
         _LOG.warning("replica_failed", replica=life.id, reason=reason, lived_s=round(lived_s, 3))
-        self._listener.replica_failed(life, reason, lived_s)
+        # One that never got ready was no life, however long it tried: else nothing would ever back off from it.
+        self._listener.replica_failed(life, reason, 0.0 if life.state == "starting" else lived_s)
 
     def _set(self, life: Life) -> None:
         self.lives[life.id] = life

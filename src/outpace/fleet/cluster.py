@@ -6,6 +6,7 @@ import msgspec
 
 from outpace.fleet.pool import PoolMachine
 from outpace.values.deployment import Launch, Needs
+from outpace.values.units import GIB
 
 # Replicas that nobody has asked for this long end themselves.
 LEASE_S = 120.0
@@ -195,8 +196,19 @@ def _lack(bundle: Mapping[str, float], needs: Needs, machine: PoolMachine) -> st
     short = [name for name, amount in bundle.items() if machine.free.get(name, 0.0) < amount]
     if not short:
         return None
-    return ", ".join(f"{machine.free.get(n, 0):g} of {machine.resources.get(n, 0):g} {n} free" for n in short)
+    return ", ".join(
+        f"{_number(name, machine.free.get(name, 0.0))} of {_amount(name, machine.resources.get(name, 0.0))} free"
+        for name in short
+    )
 
 
 def _amounts(bundle: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+    return ", ".join(_amount(name, amount) for name, amount in bundle.items())
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{_number(name, amount)} GiB of memory" if name == MEMORY else f"{amount:g} {name}"
+
+
+def _number(name: str, amount: float) -> str:
+    return f"{amount / GIB:.2f}" if name == MEMORY else f"{amount:g}"
