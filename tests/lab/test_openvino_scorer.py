@@ -1,6 +1,7 @@
 """OpenVINO judged for real: what it says and what it finds likely agree, faithful weights pass, broken ones do not."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["smollm2_gguf"]
 
 SCHEMA = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"]}
 NUM_ITEMS = 48
+NUM_ITEMS_OF_A_LOOK = 16
 NUM_LAYERS = 30
 # Keys and values at 16 bit, by the shape: 3 heads of 64.
 WHOLE_KV_BYTES = 2 * 2 * NUM_LAYERS * 3 * 64
@@ -73,25 +75,39 @@ async def test_following_its_own_continuation_it_finds_what_it_said(smollm2_gguf
             await scorer.answer(item("word " * 600))
 
 
-async def test_faithful_weights_pass_and_a_broken_layer_is_refused(
+async def test_faithful_weights_are_near_and_a_broken_layer_is_refused(
     smollm2_gguf: Path, tmp_path: Path
 ) -> None:
     source = source_of(str(smollm2_gguf), tmp_path)
-    faithful = side_on("openvino", source, "q8_0", tmp_path)
+    faithful = at_u8(side_on("openvino", source, "q8_0", tmp_path))
     reference = produce(source, "q8_0", tmp_path).side
-    passed = await gate(order(reference, at_u8(faithful), tmp_path), SystemClock())
-    assert (passed.outcome, passed.num_items) == ("pass", NUM_ITEMS)
-    about = passed.subject
+    near = await gate(order(reference, faithful, tmp_path, NUM_ITEMS_OF_A_LOOK), SystemClock())
+    kl = near.metric("kl")
+    assert kl is not None
+    # A pass needs more items; they are too few to refuse what is near.
+    assert (near.outcome, kl.value < kl.limit) == ("undecided", True)
+    assert near.kv_bytes_per_token is not None
+    about = near.subject
     assert (about.engine, about.kv_precision, about.precision) == ("openvino", "u8", "q8_0")
     assert about.engine_version.startswith("openvino-genai")
     assert about.reference_engine_version.startswith("xllamacpp")
-    assert VerdictStore(tmp_path).find(about) == passed
-    assert passed.kv_bytes_per_token is not None
+    assert VerdictStore(tmp_path).find(about) == near
     broken = broken_copy(next(tmp_path.glob("made/*/openvino_model.xml")).parent, tmp_path / "broken")
     side = msgspec.structs.replace(faithful, artifact_path=broken, artifact_sha256=digest_of(broken))
-    refused = await gate(order(reference, at_u8(side), tmp_path), SystemClock())
+    refused = await gate(order(reference, side, tmp_path, NUM_ITEMS_OF_A_LOOK), SystemClock())
     assert refused.outcome == "refuse"
-    assert refused.num_items < NUM_ITEMS
+
+
+@pytest.mark.gates
+@pytest.mark.skipif(
+    not os.environ.get("OUTPACE_TEST_GATES"), reason="a minute or more; OUTPACE_TEST_GATES=1 runs it"
+)
+async def test_faithful_weights_pass(smollm2_gguf: Path, tmp_path: Path) -> None:
+    source = source_of(str(smollm2_gguf), tmp_path)
+    faithful = at_u8(side_on("openvino", source, "q8_0", tmp_path))
+    reference = produce(source, "q8_0", tmp_path).side
+    passed = await gate(order(reference, faithful, tmp_path, NUM_ITEMS), SystemClock())
+    assert (passed.outcome, passed.num_items) == ("pass", NUM_ITEMS)
 
 
 async def test_weights_that_are_none_end_with_the_engines_words(tmp_path: Path) -> None:
@@ -118,9 +134,10 @@ def at_u8(side: Side) -> Side:
     return msgspec.structs.replace(side, kv_precision="u8")
 
 
-def order(reference: Side, candidate: Side, folder: Path) -> GateOrder:
+def order(reference: Side, candidate: Side, folder: Path, num_items: int) -> GateOrder:
     shipped = shipped_items()
-    short = tuple(one for one in shipped.items if one.kind == "single")[:NUM_ITEMS]
+    single = [one for one in shipped.items if one.kind == "single"]
+    short = tuple(sorted(single, key=lambda one: len(one.messages[-1].content))[:num_items])
     return GateOrder(
         model="m",
         context_tokens=2048,
