@@ -92,7 +92,8 @@ def variants_reason(main: Served, reconciler: Reconciler) -> str | None:
     found = edges(main, companion.served, max(1, len(reconciler.replicas.of(main.id))))
     if found is None:
         return f"{second.engine} is not faster at any load that was measured"
-    return f"{second.engine} from {found.up} users on; {_users(main, reconciler)} now"
+    users = f"{found.up} users" if found.up > 1 else "1 user"
+    return f"{second.engine} from {users} on; {_users(main, reconciler)} now"
 
 
 def _serves(known: list[Served], reconciler: Reconciler) -> str | None:
