@@ -117,14 +117,15 @@ def parameters(config: LlamaConfig, token: str) -> Any:
     p.cache_type_v = _KV_TYPES[config.cache_type_v]
     p.flash_attn_type = _FLASH[config.flash_attention]
     p.cache_ram_mib = config.cache_ram_mib
-    # A token of every sequence must fit in.
-    p.n_batch = max(config.batch_tokens, config.parallel)
-    p.n_ubatch = min(config.micro_batch_tokens, p.n_batch)
     _apply_fixed(p)
+    guessed = 0
+    if config.speculation != "off" and not config.embeddings:
+        guessed = _apply_speculation(p.speculative, config)
+    # llama.cpp aborts when the next token of every sequence, and all that is guessed behind it, do not fit in.
+    p.n_batch = max(config.batch_tokens, config.parallel * (1 + guessed))
+    p.n_ubatch = min(config.micro_batch_tokens, p.n_batch)
     if config.embeddings:
         _apply_embeddings(p, config)
-    elif config.speculation != "off":
-        _apply_speculation(p.speculative, config)
     return p
 
 
@@ -147,7 +148,8 @@ def _apply_fixed(p: Any) -> None:
     p.verbosity = _VERBOSITY
 
 
-def _apply_speculation(speculative: Any, config: LlamaConfig) -> None:
+def _apply_speculation(speculative: Any, config: LlamaConfig) -> int:
+    """The most tokens that are guessed at a time."""
     speculative.types = [_SPECULATION[config.speculation]]
     most, match = config.speculation_tokens, config.speculation_match_tokens
     if config.speculation == "draft":
@@ -155,18 +157,21 @@ def _apply_speculation(speculative: Any, config: LlamaConfig) -> None:
         speculative.draft.cpuparams.n_threads = config.threads
         speculative.draft.cpuparams_batch.n_threads = config.threads
         speculative.draft.n_max = most or speculative.draft.n_max
-    elif config.speculation == "ngram_mod":
+        return int(speculative.draft.n_max)
+    if config.speculation == "ngram_mod":
         kind = speculative.ngram_mod
         kind.n_max = most or kind.n_max
         kind.n_min = min(kind.n_min, kind.n_max)
         kind.n_match = match or kind.n_match
-    elif config.speculation == "ngram_cache":
+        return int(kind.n_max)
+    if config.speculation == "ngram_cache":
         # Guesses as many as a draft model would.
         speculative.draft.n_max = most or speculative.draft.n_max
-    else:
-        kind = getattr(speculative, config.speculation)
-        kind.size_m = most or kind.size_m
-        kind.size_n = match or kind.size_n
+        return int(speculative.draft.n_max)
+    kind = getattr(speculative, config.speculation)
+    kind.size_m = most or kind.size_m
+    kind.size_n = match or kind.size_n
+    return int(kind.size_m)
 
 
 def _apply_embeddings(p: Any, config: LlamaConfig) -> None:
