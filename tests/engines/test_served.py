@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from outpace.engines.protocol import Hints
@@ -226,6 +227,12 @@ def test_settings_become_flags(name: str, settings: dict[str, Any], words: list[
     config = engine(name).launch(order(name, **settings)).argv[-1]
     flat = config.replace('","', " ")
     assert all(word in flat for word in words), flat
+
+
+@pytest.mark.parametrize(("tensor_parallel", "threads"), [(1, "8"), (2, "4"), (16, "1")])
+def test_vllms_ranks_share_the_threads(tensor_parallel: int, threads: str) -> None:
+    told = msgspec.structs.replace(order("vllm", tensor_parallel=tensor_parallel), threads=8)
+    assert engine("vllm").launch(told).env["OMP_NUM_THREADS"] == threads
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,13 @@ def _speculation(settings: VllmSettings) -> str:
 
 
 def _environment(settings: VllmSettings, order: LaunchOrder) -> dict[str, str]:
-    """Quiet, offline, and on the CPU build as many threads as were given."""
+    """Quiet, offline, and on the CPU build as many threads as were given, for all ranks together."""
+    ranks = settings.tensor_parallel * settings.pipeline_parallel
     return {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": f"{settings.cpu_kv_gib:g}",
         # Binding to cores would fight with the other replicas of this machine.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(order.threads),
+        "OMP_NUM_THREADS": str(max(1, order.threads // ranks)),
     }

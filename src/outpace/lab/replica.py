@@ -58,7 +58,9 @@ class Launches(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def running(engine: Launches, variant: LabVariant, clock: Clock) -> AsyncIterator[LabReplica]:
+async def running(
+    engine: Launches, variant: LabVariant, clock: Clock, start_deadline_s: float = _START_DEADLINE_S
+) -> AsyncIterator[LabReplica]:
     """A ready replica of `variant`; it ends when the block does, and with this process in any case.
 
     Enter it on the main thread: the kernel ends the child when the thread that started it ends.
@@ -70,7 +72,7 @@ async def running(engine: Launches, variant: LabVariant, clock: Clock) -> AsyncI
         with log.open("wb") as words:
             process = await asyncio.create_subprocess_exec(
                 *launch.argv,
-                env=launch.env or None,
+                env={**os.environ, **launch.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,
@@ -78,7 +80,7 @@ async def running(engine: Launches, variant: LabVariant, clock: Clock) -> AsyncI
                 preexec_fn=die_with_parent,
             )
         try:
-            await _wait_until_up(process, launch, log, clock)
+            await _wait_until_up(process, launch, log, clock, start_deadline_s)
             try:
                 yield LabReplica(address=launch.address, token=launch.token, pid=process.pid, log=log)
             except EngineFailed as error:
@@ -107,15 +109,15 @@ def _order(variant: LabVariant, folder: str) -> LaunchOrder:
 
 
 async def _wait_until_up(
-    process: asyncio.subprocess.Process, launch: Launch, log: Path, clock: Clock
+    process: asyncio.subprocess.Process, launch: Launch, log: Path, clock: Clock, start_deadline_s: float
 ) -> None:
-    deadline_s = clock.monotonic_s() + _START_DEADLINE_S
+    deadline_s = clock.monotonic_s() + start_deadline_s
     async with Probe(launch.address, launch.token) as probe:
         while not await probe.is_up("/health", _KNOCK_EVERY_S * 20):
             if process.returncode is not None:
                 raise EngineFailed(_words(log))
             if clock.monotonic_s() > deadline_s:
-                raise EngineTimedOut(f"the engine is not up after {_START_DEADLINE_S:.0f} s")
+                raise EngineTimedOut(f"the engine is not up after {start_deadline_s:.0f} s")
             await clock.sleep(_KNOCK_EVERY_S)
 
 
