@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("bench", choices=["speed", "kv", "gates", "rates"])
     parser.add_argument("model")
     parser.add_argument("--artifacts", type=Path, required=True, help="HOME/artifacts")
-    parser.add_argument("--formats", default="q4_1,q4_0,q4_mix,q8_0,f16")
+    parser.add_argument("--formats", default="q4_1,q4_0,q4_fit,q4_mix,q8_0,f16")
     parser.add_argument("--reference", default="f16")
     parser.add_argument("--kv", default="f16", help="KV format of `speed`")
     parser.add_argument("--rounds", type=int, default=3)

@@ -27,7 +27,7 @@ def matrices(seed: int = 1) -> dict[str, NDArray[np.float32]]:
     return made
 
 
-def write_runnable(path: Path) -> Path:
+def write_runnable(path: Path, merges: Sequence[str] = ()) -> Path:
     """A GGUF that transformers can run once it is unpacked: a token for each byte, as GPT-2 writes bytes."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [chr(256 + number) for number in range(256 - len(plain))]
@@ -38,7 +38,7 @@ def write_runnable(path: Path) -> Path:
         "token_embd.weight": rng.normal(size=(len(tokens), WIDTH)).astype(np.float32),
         "output_norm.weight": np.ones(WIDTH, dtype=np.float32),
     }
-    return write_gguf(path, whole, tokens, merges=[], context_tokens=1024)
+    return write_gguf(path, whole, tokens, merges, context_tokens=1024)
 
 
 def write_gguf(

@@ -8,12 +8,14 @@ from outpace.precision.verdict import Outcome
 from outpace.values.errors import InvalidInput
 
 
-def option(precision: str, speed: float, outcome: Outcome | None = None, **marks: bool) -> Option:
+def option(
+    precision: str, speed: float, outcome: Outcome | None = None, weights_bytes: int = 1, **marks: bool
+) -> Option:
     return Option(
         precision=precision,
         output_tokens_per_s=speed,
         speed_basis="measured",
-        weights_bytes=1,
+        weights_bytes=weights_bytes,
         verdict=verdict(outcome, precision) if outcome else None,
         is_shipped=marks.get("shipped", False),
         is_reference=marks.get("reference", False),
@@ -43,6 +45,26 @@ def test_until_a_verdict_exists_the_shipped_artifact_serves_and_the_fast_ones_ar
 
 def test_a_gain_within_noise_is_not_worth_a_switch() -> None:
     assert choose([SHIPPED, option("q8_0", 103, "pass")]).precision == "q4_1"
+
+
+def test_of_two_that_are_about_as_fast_the_smaller_is_taken() -> None:
+    large, small = option("q8_0", 135, "pass", 145), option("q4_fit", 131, "pass", 107)
+    assert choose([SHIPPED, large, small]).precision == "q4_fit"
+    assert choose([SHIPPED, large, option("q4_mix", 125, "pass", 107)]).precision == "q8_0"
+
+
+def test_a_smaller_one_about_as_fast_is_gated_too() -> None:
+    large = option("q8_0", 135, "pass", 145)
+    choice = choose([SHIPPED, large, option("q4_fit", 131, None, 107), option("q4_0", 125, None, 92)])
+    assert choice.precision == "q8_0"
+    assert [candidate.precision for candidate in choice.to_gate] == ["q4_fit"]
+
+
+def test_being_smaller_alone_is_no_reason_to_leave_what_was_shipped() -> None:
+    shipped = option("q8_0", 100, shipped=True, weights_bytes=145)
+    choice = choose([shipped, option("q4_fit", 103, "pass", 107), option("q4_mix", 104, None, 100)])
+    assert choice.precision == "q8_0"
+    assert not choice.to_gate
 
 
 def test_a_refused_shipped_artifact_gives_way_to_the_reference() -> None:

@@ -135,6 +135,17 @@ class LlamaScorer:
         async with self._sequence(item) as slot:
             return (await self._complete(item, slot, (), n_predict=ANSWER_TOKENS, schema=item.schema)).content
 
+    async def say(self, item: Item, limit_tokens: int) -> tuple[int, ...]:
+        """The item's prompt and the model's own greedy answer of at most `limit_tokens`, as tokens."""
+        async with self._sequence(item) as slot:
+            done = await self._complete(item, slot, (), n_predict=limit_tokens, return_tokens=True)
+        return (*await self._prompt(item), *done.tokens)
+
+    async def tokens_of(self, text: str) -> tuple[int, ...]:
+        """A text as it is, without the model's template."""
+        body = {"content": text, "add_special": True}
+        return tuple((await self._post("/tokenize", body, _Tokens)).tokens)
+
     async def prompt_tokens(self, item: Item) -> tuple[int, ...]:
         """The item as the model's template and tokenizer write it here."""
         return tuple(await self._prompt(item))

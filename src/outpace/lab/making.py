@@ -8,11 +8,13 @@ import msgspec
 from outpace.catalogue import gguf
 from outpace.catalogue.resolve import Resolved, resolve
 from outpace.catalogue.store import ArtifactStore
+from outpace.lab.fitter import METHOD, fit
 from outpace.lab.gate import Side
-from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, sha256_of
+from outpace.precision.artifacts import Lineage, MadeArtifact, MadeStore, scratch_beside, sha256_of
+from outpace.precision.calibration import shipped_calibration
 from outpace.precision.formats import weight_format
 from outpace.precision.ggml import quantizer_version
-from outpace.precision.gguf_maker import Report, make_gguf, report_nothing
+from outpace.precision.gguf_maker import Report, check_numbers, make_gguf, report_nothing, why_not_fitted
 from outpace.precision.recipes import Recipe, recipe
 from outpace.values.errors import InvalidInput
 
@@ -84,17 +86,28 @@ def source_of(model: str, artifacts: Path) -> Source:
 def produce(source: Source, to: str, artifacts: Path, report: Report = report_nothing) -> Product:
     """The source at format `to`: itself, an artifact made before, or one made now.
 
-    Raises InvalidInput for a format that is not known, WeightsInvalid for NaN or infinity in the source, and
-    StorageFailed for a full disk; whatever happens, nothing half-made stays and the source is untouched.
+    Raises InvalidInput for a format that is not known or not for this model, WeightsInvalid for NaN or infinity in
+    the source, EngineFailed when a fitted format could not be made, and StorageFailed for a full disk; whatever
+    happens, nothing half-made stays and the source is untouched.
     """
     if to.strip().lower() == source.precision:
         return _shipped(source)
     wanted = recipe(to)
 
     def make(folder: Path) -> None:
-        make_gguf(source.path, folder / "weights.gguf", wanted, report)
+        target = folder / "weights.gguf"
+        if not wanted.is_fitted:
+            make_gguf(source.path, target, wanted, report)
+            return
+        reason = why_not_fitted(source.path)
+        if reason is not None:
+            raise InvalidInput("--to", f"{to} is not for {source.model}: {reason}; choose q4_mix or q8_0")
+        check_numbers(source.path)
+        ready = fit(source.path, scratch_beside(folder), wanted.name, report)
+        make_gguf(source.path, target, wanted, ready=ready)
 
-    needed_bytes = _needed_bytes(source, wanted.name)
+    # Fitted matrices lie beside the file until it is whole.
+    needed_bytes = _needed_bytes(source, wanted.name) * (2 if wanted.is_fitted else 1)
     made = MadeStore(artifacts).make(_lineage(source, wanted), needed_bytes, make)
     gguf.read(made.path)
     return _product(source, made)
@@ -119,7 +132,8 @@ def _lineage(source: Source, wanted: Recipe) -> Lineage:
         source_sha256=source.sha256,
         source_format=source.precision,
         format=wanted.name,
-        tool=f"{quantizer_version()}; recipe {_recipe_digest(wanted)}",
+        tool=f"{quantizer_version()}; recipe {_recipe_digest(wanted)}{f'; {METHOD}' if wanted.is_fitted else ''}",
+        calibration_sha256=shipped_calibration().sha256 if wanted.is_fitted else None,
     )
 
 

@@ -9,7 +9,7 @@ from outpace.precision.verdict import Outcome, Verdict
 from outpace.values.errors import InvalidInput
 
 Basis = Literal["measured", "predicted"]
-# A faster format must be worth a switch: within this it is noise.
+# A faster format must be worth a switch: within this it is noise, and the smaller one is taken.
 _WORTH_SWITCHING = 1.05
 
 
@@ -57,36 +57,34 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     # A pass backs it, or it is the reference itself.
     is_proven: bool
-    # Faster formats without a verdict, fastest first: gate these in the background.
+    # Faster formats, or smaller ones as fast, without a verdict, fastest first: gate these in the background.
     to_gate: tuple[Option, ...]
     rejected: tuple[Rejected, ...]
     verdict: Verdict | None = None
 
 
 def choose(options: Sequence[Option]) -> Choice:
-    """The fastest option with a passing verdict; until there is one, what was shipped as reference.
+    """The fastest option with a passing verdict, of near ties the smallest; until there is one, what was shipped.
 
     Raises InvalidInput when there is no reference among the options.
     """
     safe = _safe(options)
     proven = [option for option in options if option.outcome == "pass"]
-    best = max([safe, *proven], key=lambda option: option.output_tokens_per_s)
-    if best.output_tokens_per_s < safe.output_tokens_per_s * _WORTH_SWITCHING:
-        best = safe
-    faster = [
+    best = _best(safe, proven)
+    better = [
         option
         for option in options
         if option.verdict is None
         and not option.is_reference
-        and option.output_tokens_per_s > best.output_tokens_per_s * _WORTH_SWITCHING
+        and (_is_faster(option, best) or (_is_faster(option, safe) and _is_smaller_as_fast(option, best)))
     ]
     return Choice(
         precision=best.precision,
         kv_precision=best.kv_precision,
-        reason=_reason(best, safe, faster),
+        reason=_reason(best, safe, better),
         # What was shipped is what its publisher tested, until a gate here says otherwise.
         is_proven=best.outcome == "pass" or best.is_reference or (best.is_shipped and best.verdict is None),
-        to_gate=tuple(sorted(faster, key=lambda option: -option.output_tokens_per_s)),
+        to_gate=tuple(sorted(better, key=lambda option: -option.output_tokens_per_s)),
         rejected=tuple(_rejected(option, best) for option in options if option is not best),
         verdict=best.verdict,
     )
@@ -134,6 +132,24 @@ def known_bad(verdicts: Sequence[Verdict]) -> Mapping[tuple[str, str], Verdict]:
     }
 
 
+def _best(safe: Option, proven: Sequence[Option]) -> Option:
+    """What was shipped, unless others are clearly faster: then the smallest of those that are as fast as any."""
+    faster = [option for option in proven if _is_faster(option, safe)]
+    if not faster:
+        return safe
+    fastest = max(faster, key=lambda option: option.output_tokens_per_s)
+    near = [option for option in faster if not _is_faster(fastest, option)]
+    return min(near, key=lambda option: (option.weights_bytes, -option.output_tokens_per_s))
+
+
+def _is_faster(option: Option, than: Option) -> bool:
+    return option.output_tokens_per_s > than.output_tokens_per_s * _WORTH_SWITCHING
+
+
+def _is_smaller_as_fast(option: Option, than: Option) -> bool:
+    return option.weights_bytes < than.weights_bytes and not _is_faster(than, option)
+
+
 def _safe(options: Sequence[Option]) -> Option:
     """The artifact as shipped where it is an option: it is what the publisher tested; else the reference."""
     for wanted in ("is_shipped", "is_reference"):
@@ -158,7 +174,7 @@ def _reason(best: Option, safe: Option, faster: Sequence[Option]) -> str:
 def _rejected(option: Option, best: Option) -> Rejected:
     if option.outcome in ("refuse", "undecided") and option.verdict is not None:
         why = f"{option.outcome}: {option.verdict.reason}"
-    elif option.output_tokens_per_s <= best.output_tokens_per_s * _WORTH_SWITCHING:
+    elif not _is_faster(option, best):
         why = f"not faster: {option.output_tokens_per_s:.0f} tok/s per processor, {option.speed_basis}"
     else:
         why = "no verdict yet"

@@ -1,6 +1,6 @@
 """A GGUF at another format, written tensor by tensor next to where it will lie; its source is never touched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ import numpy as np
 from gguf import GGMLQuantizationType as GgmlType
 from numpy.typing import NDArray
 
-from outpace.precision import ggml
+from outpace.precision import dense, ggml
 from outpace.precision.recipes import Recipe
 from outpace.values.errors import WeightsInvalid
 
 # Tensors done, tensors in all.
 Report = Callable[[int, int], None]
+# The ggml type of each tensor, by its name.
+Kinds = Mapping[str, GgmlType]
+Raw = NDArray[np.uint8]
 _Reader = gguf.GGUFReader
 _PLAIN = frozenset({GgmlType.F32, GgmlType.F64, GgmlType.I8, GgmlType.I16, GgmlType.I32, GgmlType.I64})
 # RMS norms give their output a unit mean square, so the squared norm weight says how large each input column of the
@@ -30,16 +33,23 @@ def report_nothing(done: int, total: int) -> None:
     """A report that nobody reads."""
 
 
-def make_gguf(source: Path, target: Path, recipe: Recipe, report: Report = report_nothing) -> None:
+def make_gguf(
+    source: Path,
+    target: Path,
+    recipe: Recipe,
+    report: Report = report_nothing,
+    ready: Mapping[str, Raw] | None = None,
+) -> None:
     """Write `source` at the recipe's format to `target`. The caller has had the source's header checked.
+
+    `ready` are tensors that were rounded before, as stored rows by name.
 
     Raises WeightsInvalid for a source that cannot be read or holds NaN or infinity, and InvalidInput for a
     type that cannot be made. An aborted `target` is the caller's to remove.
     """
     with _reading(source):
         reader = _Reader(source)
-        layers = _layers(reader)
-        plan = [_kind_for(tensor, recipe, layers) for tensor in reader.tensors]
+        plan = _plan(reader, recipe)
     writer = gguf.GGUFWriter(target, str(_field(reader, "general.architecture")))
     try:
         _copy_keys(reader, writer, recipe)
@@ -51,10 +61,31 @@ def make_gguf(source: Path, target: Path, recipe: Recipe, report: Report = repor
         norms = _norms(reader)
         for done, (tensor, kind) in enumerate(zip(reader.tensors, plan, strict=True)):
             report(done, len(plan))
-            writer.write_tensor_data(_content(tensor, kind, source, norms))
+            made = (ready or {}).get(str(tensor.name))
+            writer.write_tensor_data(_content(tensor, kind, source, norms) if made is None else made)
         report(len(plan), len(plan))
     finally:
         writer.close()
+
+
+def kinds_of(source: Path, recipe: Recipe) -> Kinds:
+    """Which type the recipe gives each tensor of the file. Raises WeightsInvalid."""
+    with _reading(source):
+        reader = _Reader(source)
+        return {
+            str(tensor.name): kind for tensor, kind in zip(reader.tensors, _plan(reader, recipe), strict=True)
+        }
+
+
+def why_not_fitted(source: Path) -> str | None:
+    """Why no recipe can be fitted to this file; None when one can. Raises WeightsInvalid."""
+    with _reading(source):
+        reader = _Reader(source)
+        parameters = sum(int(tensor.n_elements) for tensor in reader.tensors)
+        if parameters > dense.MOST_PARAMETERS:
+            return f"it has {parameters / 1e9:.1f} billion parameters, more than {dense.MOST_PARAMETERS / 1e9:.1f}"
+        keys = {name: field.contents() for name, field in reader.fields.items() if "token" not in name}
+        return dense.unfit(keys, [str(tensor.name) for tensor in reader.tensors])
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, GgmlType, NDArray[np.float32]]]:
@@ -62,6 +93,12 @@ def read_tensors(path: Path) -> Iterator[tuple[str, GgmlType, NDArray[np.float32
     with _reading(path):
         for tensor in _Reader(path).tensors:
             yield str(tensor.name), tensor.tensor_type, _numbers(tensor, path)
+
+
+def check_numbers(path: Path) -> None:
+    """Read every tensor once. Raises WeightsInvalid for NaN or infinity."""
+    for _ in read_tensors(path):
+        pass
 
 
 def keys_of(path: Path) -> dict[str, Any]:
@@ -88,6 +125,11 @@ def _field(reader: _Reader, name: str) -> Any:
 
 def _layers(reader: _Reader) -> int:
     return int(_field(reader, f"{_field(reader, 'general.architecture')}.block_count"))
+
+
+def _plan(reader: _Reader, recipe: Recipe) -> list[GgmlType]:
+    layers = _layers(reader)
+    return [_kind_for(tensor, recipe, layers) for tensor in reader.tensors]
 
 
 def _kind_for(tensor: Any, recipe: Recipe, layers: int) -> GgmlType:

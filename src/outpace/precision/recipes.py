@@ -20,13 +20,16 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     fallback: str = "Q8_0"
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+# A field that is not said is not part of the digest in lineages: what was made before stays known.
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """How a file of one format is made."""
 
     name: str
     file_type: int
     rules: tuple[Rule, ...]
     source: str
+    # 4-bit matrices are fitted to what flows through them; else each number goes to the nearest one.
+    is_fitted: bool = False
 
     def rule_for(self, tensor: str, layers: int) -> Rule:
         """The first rule that fits a tensor such as `blk.3.ffn_up.weight` of a model with `layers` layers."""
