@@ -45,8 +45,8 @@ def test_later_tokens_and_other_texts_change_nothing(model: Path) -> None:
 
 
 def test_where_a_token_stands_matters(model: Path) -> None:
-    last = [seen(model, [tokens])[1, "ffn_down"][-1] for tokens in ([1, 2, 3], [2, 1, 3])]
-    assert not np.allclose(*last, atol=1e-3)
+    one, other = (seen(model, [tokens])[1, "ffn_down"][-1] for tokens in ([1, 2, 3], [2, 1, 3]))
+    assert not np.allclose(one, other, atol=1e-3)
 
 
 def test_a_replaced_matrix_is_what_the_next_ones_see(model: Path) -> None:
