@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 # Packages that vLLM imports only for sound and pictures. On CPU builds they are often made for another torch, and
 # their import then fails in every process of vLLM.
 _OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
+_PYDANTIC = "Value error, "
 
 
 def main() -> None:
@@ -46,7 +47,10 @@ def main() -> None:
     except (SystemExit, ValueError, TypeError) as error:
         fail("config_invalid", f"vLLM does not take these settings: {error}")
     args.api_key = [token]
-    uvloop.run(run_server(args))
+    try:
+        uvloop.run(run_server(args))
+    except ValueError as error:
+        fail("config_invalid", f"vLLM does not take these settings: {said(error)}")
 
 
 def _broken_packages() -> list[str]:
@@ -73,6 +77,13 @@ def _block(names: list[str]) -> None:
     os.environ["OUTPACE_BLOCKED"] = ",".join(names)
     places = [str(Path(__file__).parent / "vllm_site"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+def said(error: ValueError) -> str:
+    """The reason in one line: pydantic puts it between a count of errors and an address."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = next((line for line in lines if line.startswith(_PYDANTIC)), lines[0])
+    return told.removeprefix(_PYDANTIC).partition(" [type=")[0]
 
 
 def fail(code: str, reason: str) -> NoReturn:
