@@ -21,10 +21,15 @@ from outpace.engines.facts import (
     kv_settings,
     require_no_kv_settings,
 )
-from outpace.engines.speculation import require_no_speculation_settings, speculation_settings
+from outpace.engines.speculation import (
+    OFF,
+    SWITCHED,
+    require_no_speculation_settings,
+    speculation_settings,
+)
 from outpace.settings import Settings
 from outpace.values.clock import SystemClock
-from outpace.values.deployment import DeploymentSpec, External
+from outpace.values.deployment import DeploymentSpec
 from outpace.values.errors import InvalidInput, OutpaceError
 from outpace.values.home import Home
 from outpace.values.money import Price
@@ -189,7 +194,9 @@ class Models:
         from outpace.fleet.sizing import require_room
 
         if spec.external is not None:
-            return _elsewhere(spec.external)
+            from outpace.control.formats import elsewhere
+
+            return elsewhere(spec.external)
         assert spec.model is not None, "a spec names a model or an external API"
         found = resolve(spec.model, self._shipped_precision(spec), self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
@@ -216,9 +223,8 @@ class Models:
         require_no_speculation_settings(engine, spec.engine_settings)
         is_ours = engine == DEFAULT_ENGINE
         chosen = self._with_choice(spec, resolved) if is_ours else self._with_kv(spec, unpacked(resolved))
-        bytes_each = self._bytes_of(found, chosen)
-        require_room(spec.replicas, bytes_each, self._room_bytes, engine)
-        tuned = self._tuned(spec, msgspec.structs.replace(chosen, replica_bytes=bytes_each))
+        tuned = self._tuned(spec, found, chosen, self._room_bytes)
+        require_room(spec.replicas, tuned.replica_bytes, self._room_bytes, engine)
         return self._with_companion(spec, found, tuned)
 
     def _with_companion(self, spec: DeploymentSpec, found: "Found", main: "Resolved") -> "Resolved":
@@ -254,33 +260,36 @@ class Models:
             parallel=parallel,
             in_flight=self._in_flight(parallel),
             speculation=None,
-            speculation_reason="off: many users leave nothing to guess with",
         )
         companion = self._with_kv(spec, bare)
-        measured = self.profiled.find(_variant_of(spec, companion, self._artifacts))
-        return msgspec.structs.replace(
-            companion,
-            variant=f"{ENGINE}{companion.variant}",
-            replica_bytes=self._bytes_of(found, companion),
-            profile=measured.profile,
-            profile_reason=measured.reason,
-        )
+        companion = msgspec.structs.replace(companion, variant=f"{ENGINE}{companion.variant}")
+        # A method by name is the main engine's word; `auto` is for both.
+        own = spec if spec.speculation == "auto" else msgspec.structs.replace(spec, speculation=OFF)
+        return self._tuned(own, found, companion, self._room_bytes - main.replica_bytes)
 
     def _bytes_of(self, found: "Found", resolved: "Resolved") -> int:
         from outpace.lab.footprint import replica_bytes
 
         path = Path(resolved.artifact_path) if resolved.artifact_path else None
-        return replica_bytes(found, resolved.engine, path, resolved.parallel, resolved.context_tokens or 0)
+        # An engine that is told per request holds the model once for those that guess, once for the others.
+        copies = 2 if resolved.speculation is not None and resolved.engine in SWITCHED else 1
+        return replica_bytes(
+            found, resolved.engine, path, resolved.parallel, resolved.context_tokens or 0, copies
+        )
 
-    def _tuned(self, spec: DeploymentSpec, resolved: "Resolved") -> "Resolved":
-        """With what was measured of this variant here, and the speculation that follows or was asked for."""
+    def _tuned(
+        self, spec: DeploymentSpec, found: "Found", resolved: "Resolved", room_bytes: int
+    ) -> "Resolved":
+        """With what was measured of this variant here, the speculation that follows or was asked for, and its bytes."""
+        from outpace.control.guessing import fitted
+
         if resolved.artifact_path is None:
             # Before the weights are here only the method's name can be checked.
             if spec.speculation != "auto":
                 speculation_settings(resolved.engine, spec.speculation, "")
-            return resolved
+            return msgspec.structs.replace(resolved, replica_bytes=self._bytes_of(found, resolved))
         tuned = self.profiled.tune(spec.speculation, _variant_of(spec, resolved, self._artifacts))
-        return msgspec.structs.replace(
+        with_method = msgspec.structs.replace(
             resolved,
             engine_settings={**resolved.engine_settings, **tuned.settings},
             variant=f"{resolved.variant}~{tuned.method}" if tuned.method else resolved.variant,
@@ -288,6 +297,13 @@ class Models:
             speculation_reason=tuned.reason,
             profile=tuned.found.profile,
             profile_reason=tuned.found.reason,
+        )
+        return fitted(
+            resolved,
+            with_method,
+            lambda each: self._bytes_of(found, each),
+            room_bytes,
+            is_auto=spec.speculation == "auto",
         )
 
     def variant(self, spec: DeploymentSpec, engine: str | None = None) -> "Variant":
@@ -459,19 +475,6 @@ def _evidence(artifacts: Path) -> tuple[Path, ...]:
 
 def _changed_ns(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _elsewhere(external: External) -> "Resolved":
-    from outpace.control.parts import Resolved
-
-    return Resolved(
-        engine="external",
-        model=external.model,
-        engine_model=external.model,
-        owned_by="external",
-        precision="unknown",
-        tasks=("chat", "completions", "embeddings"),
-    )
 
 
 def memory_bytes() -> int:

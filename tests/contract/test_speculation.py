@@ -1,16 +1,22 @@
 """Guessing ahead on the real engine: guesses are made, counted, and some are right. No speed is claimed."""
 
+import asyncio
+import json
 import random
 from pathlib import Path
 
+import aiohttp
 import pytest
+from tests.contract.conftest import entry
 
+from outpace.engines.protocol import Engine, Hints
 from outpace.engines.registry import engine
 from outpace.engines.speculation import speculation_settings
 from outpace.lab.load import LoadClient, Target
 from outpace.lab.prompts import code_edit
 from outpace.lab.replica import LabVariant, running
 from outpace.values.clock import SystemClock
+from outpace.values.requests import ChatRequest, UserMessage
 
 
 @pytest.mark.parametrize(("method", "tokens"), [("ngram", 72), ("draft:itself", 16)])
@@ -31,3 +37,49 @@ async def test_guesses_are_counted_and_some_are_right(smollm2_gguf: Path, method
     assert sample.error is None
     assert sample.output_tokens == tokens
     assert 0 < sample.accepted_tokens <= sample.drafted_tokens
+
+
+async def test_openvino_is_told_per_request(smollm2_gguf: Path, tmp_path: Path) -> None:
+    variant = LabVariant(
+        model="m",
+        artifact_path=smollm2_gguf,
+        context_tokens=1024,
+        parallel=2,
+        artifacts_dir=str(tmp_path),
+        engine_settings=speculation_settings("openvino", "ngram"),
+    )
+    adapter = engine("openvino")
+    async with running(adapter, variant, SystemClock()) as replica:
+        connector = aiohttp.UnixConnector(replica.address.removeprefix("unix:"))
+        headers = {"Authorization": f"Bearer {replica.token}"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+            answers = await asyncio.gather(
+                *(_written(session, adapter, speculate) for speculate in (True, False))
+            )
+    (guessed, guessed_chunks), (plain, plain_chunks) = answers
+    # Rounding differs with the number of tokens in a step, so at near ties the texts may part.
+    assert guessed
+    assert plain
+    # Right guesses come several at a time.
+    assert guessed_chunks < plain_chunks
+
+
+async def _written(session: aiohttp.ClientSession, adapter: Engine, speculate: bool) -> tuple[str, int]:
+    """Text and number of chunks of one greedy stream."""
+    request = ChatRequest(
+        model="m",
+        messages=[UserMessage(content=code_edit(random.Random(3)))],
+        max_tokens=48,
+        temperature=0,
+        stream=True,
+        ignore_eos=True,
+    )
+    call = adapter.call(request, entry("m", "openvino", "m"), "test", Hints(speculate=speculate))
+    texts: list[str] = []
+    async with session.post(f"http://replica{call.path}", data=call.body) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                choices = json.loads(line[6:])["choices"]
+                texts += [text for choice in choices if (text := choice["delta"].get("content"))]
+    return "".join(texts), len(texts)

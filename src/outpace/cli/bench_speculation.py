@@ -26,6 +26,9 @@ def speculation(
     model: Annotated[
         str, typer.Option("--model", help="Catalogue id, or path of a GGUF.")
     ] = "smollm2-135m-instruct",
+    engine: Annotated[
+        str, typer.Option("--engine", help="llamacpp, or openvino, which is told request by request.")
+    ] = "llamacpp",
     methods: Annotated[
         str, typer.Option("--methods", help="Methods to try, by commas; `draft:MODEL` too.")
     ] = "ngram,ngram-simple",
@@ -45,7 +48,9 @@ def speculation(
     place = home_at(home)
     place.make()
     fetch_weights(place, model, is_quiet=json)
-    trial = _trial(place, model, (methods.split(","), workloads.split(",")), loads_of(loads), rounds, tokens)
+    trial = _trial(
+        place, (model, engine), (methods.split(","), workloads.split(",")), loads_of(loads), rounds, tokens
+    )
     if json:
         import msgspec
 
@@ -56,7 +61,7 @@ def speculation(
 
 def _trial(
     home: "Home",
-    model: str,
+    served: tuple[str, str],
     wanted: tuple[list[str], list[str]],
     loads: tuple[int, ...],
     rounds: int,
@@ -76,7 +81,8 @@ def _trial(
         per_user=1,
         most_output_tokens=tokens,
     )
-    variant = variant_here(home, model, usable_cores())
+    model, engine = served
+    variant = variant_here(home, model, usable_cores(), engine)
     with progress("bench speculation") as watcher:
         return asyncio.run(try_methods(home, variant, methods, plan, SystemClock(), watcher))
 

@@ -4,7 +4,7 @@ import msgspec
 
 from outpace.control.parts import Resolved
 from outpace.engines.facts import DEFAULT_KV, UNPACKED, WHOLE_KV, is_unpacked, kv_settings
-from outpace.values.deployment import DeploymentSpec
+from outpace.values.deployment import DeploymentSpec, External
 from outpace.values.errors import InvalidInput
 
 
@@ -14,6 +14,18 @@ def unpacked(resolved: Resolved) -> Resolved:
         return resolved
     reason = f"{resolved.precision} unpacked; {resolved.engine} reads no GGUF"
     return msgspec.structs.replace(resolved, precision=UNPACKED, precision_reason=reason)
+
+
+def elsewhere(external: External) -> Resolved:
+    """What an external API serves: whatever it says."""
+    return Resolved(
+        engine="external",
+        model=external.model,
+        engine_model=external.model,
+        owned_by="external",
+        precision="unknown",
+        tasks=("chat", "completions", "embeddings"),
+    )
 
 
 def forced_kv(spec: DeploymentSpec, resolved: Resolved) -> Resolved:

@@ -38,15 +38,15 @@ _SAME = (
 _DEFAULT_COMPLETION_TOKENS = 16
 
 
-def ask_of(request: EngineBound, deployment: DeploymentEntry) -> Ask:
-    """The body for one request. Raises UnsupportedParameter by name."""
+def ask_of(request: EngineBound, deployment: DeploymentEntry, *, speculates: bool = True) -> Ask:
+    """The body for one request; it `speculates` where the replica can. Raises UnsupportedParameter by name."""
     assert not isinstance(request, EmbeddingRequest), "refused before: no embeddings are declared"
     asked = _common(request, deployment)
     if isinstance(request, ChatRequest):
         asked |= _chat(request, deployment)
     else:
         asked |= _completion(request)
-    return Ask(**asked)
+    return Ask(**asked, speculate=speculates)
 
 
 def _common(request: ChatRequest | CompletionRequest, deployment: DeploymentEntry) -> dict[str, Any]:

@@ -23,10 +23,11 @@ class OpenVinoSettings(
     compute: Literal["auto", "f32", "bf16"] = "auto"
     # Activations are quantized in groups of this many for 8-bit products; 0 keeps them, -1 is the engine's default.
     activation_group: Annotated[int, Meta(ge=-1, le=4096)] = -1
-    # `lookup` guesses what follows from the text so far, for every request: the library cannot leave one out.
+    # `lookup` guesses what follows from the text so far, for requests that are not told otherwise. It holds the
+    # model twice.
     speculation: Literal["none", "lookup"] = "none"
-    # Tokens guessed at a time, and the longest run of tokens that is looked for.
-    draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 5
+    # Most tokens guessed at a time, and the longest run of tokens that is looked for.
+    draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 6
     lookup_tokens: Annotated[int, Meta(ge=1, le=16)] = 3
 
 
@@ -47,3 +48,13 @@ class OpenVinoConfig(
     parallel: int
     context_tokens: int
     threads: int
+
+
+# A text has more to copy the longer it is, and a wrong guess costs as much as a right one.
+_PROMPT_TOKENS_PER_GUESS = 32
+_FEWEST_GUESSES = 2
+
+
+def guessed_tokens(most: int, prompt_tokens: int) -> int:
+    """How many tokens to guess at a time behind a prompt of this length."""
+    return min(most, max(_FEWEST_GUESSES, prompt_tokens // _PROMPT_TOKENS_PER_GUESS))

@@ -9,7 +9,7 @@ import numpy as np
 import openvino
 import openvino_genai
 
-from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_config import OpenVinoConfig, guessed_tokens
 from outpace.engines.openvino_wire import Piece, Sampling
 
 VERSION = str(openvino_genai.__version__)
@@ -113,14 +113,53 @@ class GrammarTrial:
 
 
 class Pipeline:
-    """The sequences in the engine, advanced one step at a time."""
+    """The sequences in the engine, advanced one step at a time.
+
+    With `speculation: lookup` the model is loaded twice, because the library guesses for every sequence of a pipeline
+    or for none: those that are told to guess go to the second, the others pay nothing for them.
+    """
 
     def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
+        self._plain = _Lane(config, folder)
+        self._guessing = _Lane(config, folder, guesses=True) if config.speculation == "lookup" else None
+        self._lanes = [lane for lane in (self._plain, self._guessing) if lane is not None]
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to compute or to clean up."""
+        return all(lane.is_idle for lane in self._lanes)
+
+    @property
+    def kv_used_fraction(self) -> float:
+        """Share of the key and value memory that the last step used; of two the fuller one's."""
+        return max(lane.kv_used_fraction for lane in self._lanes)
+
+    def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
+        """Begin a sequence. Raises RuntimeError for what the library refuses."""
+        lane = self._guessing if self._guessing is not None and sampling.speculates else self._plain
+        lane.add(sequence, np.frombuffer(prompt, dtype=np.int64), sampling)
+
+    def drop(self, sequence: int) -> None:
+        """Give a sequence up; the next step frees its memory."""
+        for lane in self._lanes:
+            lane.drop(sequence)
+
+    def step(self) -> list[Piece]:
+        """Advance every sequence; what each got. Raises RuntimeError."""
+        return [piece for lane in self._lanes if not lane.is_idle for piece in lane.step()]
+
+
+class _Lane:
+    """One pipeline of the library: its sequences guess, or none of them does."""
+
+    def __init__(self, config: OpenVinoConfig, folder: Path, *, guesses: bool = False) -> None:
         self._tokenizer = openvino_genai.Tokenizer(folder)
         self._config = config
+        self._guesses = guesses
         self._eos: int = self._tokenizer.get_eos_token_id()
+        given = properties(config) | ({"prompt_lookup": True} if guesses else {})
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            folder, self._tokenizer, _scheduler(config), "CPU", **properties(config)
+            folder, self._tokenizer, _scheduler(config), "CPU", **given
         )
         self._handles: dict[int, Any] = {}
         self._with_logprobs: set[int] = set()
@@ -128,35 +167,29 @@ class Pipeline:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is left to compute or to clean up."""
         return not self._handles and not self._pipeline.has_non_finished_requests()
 
     @property
     def kv_used_fraction(self) -> float:
-        """Share of the key and value memory that the last step used."""
         return float(self._pipeline.get_metrics().cache_usage) / 100.0
 
-    def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
-        """Begin a sequence. Raises RuntimeError for what the library refuses."""
-        tokens = np.frombuffer(prompt, dtype=np.int64).reshape(1, -1)
+    def add(self, sequence: int, tokens: "np.ndarray[Any, np.dtype[np.int64]]", sampling: Sampling) -> None:
         settings = _generation(sampling, self._eos)
-        if self._config.speculation == "lookup":
-            settings.num_assistant_tokens = self._config.draft_tokens
+        if self._guesses:
+            settings.num_assistant_tokens = guessed_tokens(self._config.draft_tokens, len(tokens))
             settings.max_ngram_size = self._config.lookup_tokens
         self._handles[sequence] = self._pipeline.add_request(
-            sequence, openvino.Tensor(tokens.copy()), settings
+            sequence, openvino.Tensor(tokens.reshape(1, -1).copy()), settings
         )
         if sampling.wants_logprobs:
             self._with_logprobs.add(sequence)
 
     def drop(self, sequence: int) -> None:
-        """Give a sequence up; the next step frees its memory."""
         if sequence in self._handles:
             self._handles[sequence].cancel()
             self._dropped.add(sequence)
 
     def step(self) -> list[Piece]:
-        """Advance every sequence; what each got. Raises RuntimeError."""
         self._pipeline.step()
         return [piece for sequence in list(self._handles) if (piece := self._read(sequence))]
 
@@ -206,8 +239,6 @@ def properties(config: OpenVinoConfig) -> dict[str, Any]:
     }
     if config.compute != "auto":
         given["INFERENCE_PRECISION_HINT"] = config.compute
-    if config.speculation == "lookup":
-        given["prompt_lookup"] = True
     if config.activation_group >= 0:
         given["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.activation_group
     return given

@@ -79,6 +79,8 @@ def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, schema: str | None,
         stop_token_ids=tuple(ask.stop_token_ids),
         wants_logprobs=ask.logprobs,
         json_schema=schema,
+        # A grammar leaves few tokens to guess, and the library tells no probabilities of guessed ones.
+        speculates=ask.speculate and schema is None and not ask.logprobs,
     )
 
 

@@ -32,6 +32,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ar
     stop_token_ids: tuple[int, ...] = ()
     wants_logprobs: bool = False
     json_schema: str | None = None
+    # Guess tokens ahead, where the replica can.
+    speculates: bool = True
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", array_like=True):
@@ -157,3 +159,5 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     # The answer is a call: of this function, or (empty) of the one that it names.
     call: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    # False: without guesses, though the replica has them.
+    speculate: bool = True

@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Settings]] = {
     "vllm": {"ngram": {"speculation": "ngram"}},
 }
 # Engines that are told per request whether to guess; the others do what they were launched with.
-SWITCHED: frozenset[str] = frozenset()
+SWITCHED = frozenset({"openvino"})
 # Engines that take a draft model, with the setting for its weights and those that go with it.
 _DRAFTS: dict[str, tuple[str, Settings]] = {
     "llamacpp": ("draft_path", {"speculation": "draft"}),

@@ -27,10 +27,11 @@ def kv_bytes_of(found: Resolved) -> float:
 
 
 def replica_bytes(
-    found: Resolved, engine: str, artifact: Path | None, parallel: int, context_tokens: int
+    found: Resolved, engine: str, artifact: Path | None, parallel: int, context_tokens: int, copies: int = 1
 ) -> int:
-    """Weights where they are known, the KV cache at 16 bit, and what is beside them."""
+    """Weights where they are known, the KV cache at 16 bit, both as often as it holds them, and what is beside them."""
     weights_bytes = artifact.stat().st_size if artifact is not None and artifact.is_file() else 0
     sequences = min(parallel, MOST_SEQUENCES) if engine in _PAGED else parallel
     extra_bytes = _EXTRA_BYTES.get(engine, REPLICA_EXTRA_BYTES)
-    return int(weights_bytes + sequences * context_tokens * kv_bytes_of(found) + extra_bytes)
+    held_bytes = weights_bytes + sequences * context_tokens * kv_bytes_of(found)
+    return int(copies * held_bytes + extra_bytes)

@@ -9,6 +9,8 @@ from importlib.resources import files
 import msgspec
 
 PromptMaker = Callable[[random.Random], str]
+# About 200 tokens of code.
+_CODE_CHARACTERS = 700
 
 
 class _Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,17 +33,26 @@ def question(dice: random.Random) -> str:
 
 
 def code_edit(dice: random.Random) -> str:
-    """A piece of code with the request to rename one of its variables, whose names are new in every question."""
+    """Code with the request to rename one of its variables, whose names are new in every question.
+
+    Several pieces, so that an answer of 160 tokens ends inside the code: what a model writes beyond it is no code.
+    """
     texts = _texts()
-    code = dice.choice(texts.code)
-    text = code.text
-    names = [f"{dice.choice(texts.words)}_{dice.choice(texts.words)}" for _ in code.names]
-    for old, new in zip(code.names, names, strict=True):
-        text = re.sub(rf"\b{old}\b", new, text)
+    pieces: list[str] = []
+    names: list[str] = []
+    while sum(len(piece) for piece in pieces) < _CODE_CHARACTERS:
+        code = dice.choice(texts.code)
+        text = code.text
+        for old in code.names:
+            new = f"{dice.choice(texts.words)}_{dice.choice(texts.words)}"
+            text = re.sub(rf"\b{old}\b", new, text)
+            names.append(new)
+        pieces.append(text.strip("\n"))
     wanted = dice.choice(texts.new_names)
+    whole = "\n\n\n".join(pieces)
     return (
         f"Rename the variable `{dice.choice(names)}` to `{wanted}` in this code and print the whole code again:"
-        f"\n\n{text}"
+        f"\n\n{whole}"
     )
 
 

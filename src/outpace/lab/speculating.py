@@ -8,6 +8,7 @@ import msgspec
 
 from outpace.engines.facts import engine_version
 from outpace.engines.registry import engine
+from outpace.engines.speculation import METHODS, SWITCHED
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.compare import Plan, Run, Side, Watcher, compare, gain_of
 from outpace.lab.load import Target
@@ -16,6 +17,7 @@ from outpace.lab.profiled import Profiled, Variant
 from outpace.lab.replica import LabVariant, running
 from outpace.scheduling.speculation import MethodChoice, choose_method
 from outpace.values.clock import Clock, SystemClock
+from outpace.values.errors import InvalidInput
 from outpace.values.home import Home
 from outpace.values.profile import SpeculationPoint
 
@@ -38,15 +40,23 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         return None if run.side == OFF else gain_of(self.runs, run.side, OFF, run.workload, run.users)
 
 
-def variant_here(home: Home, model: str, threads: int) -> Variant:
-    """What would be served of a model here: the number format that layer two takes now."""
+def variant_here(home: Home, model: str, threads: int, name: str = "llamacpp") -> Variant:
+    """What would be served of a model here, on the engine `name`: the number format that layer two takes now.
+
+    Another engine than llama.cpp gets the same file; name a GGUF to measure another. Raises InvalidInput.
+    """
+    if name not in METHODS:
+        raise InvalidInput(
+            "--engine", f"{name[:40]!r} guesses nothing here; there is {', '.join(sorted(METHODS))}"
+        )
     chosen = Precisions(home.artifacts, detect(), SystemClock()).choose(model)
     return Variant(
         model=chosen.product.model,
         artifact_path=str(chosen.product.path),
-        engine="llamacpp",
-        engine_version=engine_version("llamacpp"),
+        engine=name,
+        engine_version=engine_version(name),
         threads=threads,
+        artifacts_dir=str(home.artifacts),
     )
 
 
@@ -65,6 +75,7 @@ async def try_methods(
                 context_tokens=_CONTEXT_TOKENS,
                 parallel=max(plan.loads),
                 threads=variant.threads,
+                artifacts_dir=variant.artifacts_dir,
                 engine_settings=own,
             )
             replica = await stack.enter_async_context(running(engine(variant.engine), launched, clock))
@@ -79,7 +90,7 @@ async def try_methods(
         engine_version=variant.engine_version or variant.engine,
         machine=machine_name(detect()),
         runs=tuple(runs),
-        choice=choose_method(points_of(runs)),
+        choice=choose_method(points_of(runs), is_switched=variant.engine in SWITCHED),
     )
 
 
