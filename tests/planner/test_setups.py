@@ -3,6 +3,7 @@
 import pytest
 from tests.planner.samples import CLOSED_8B, STATIC_70B, case
 
+from outpace.planner.columns import columns, held_sequences
 from outpace.planner.engines import generation
 from outpace.planner.setups import Load, resolve
 from outpace.values.errors import InvalidInput
@@ -114,3 +115,30 @@ def test_bad_cases_are_refused_by_column(changes: dict[str, str], param: str) ->
 )
 def test_engine_generations(engine: str, version: str, vendor: str, name: str) -> None:
     assert generation(engine, version, vendor).name == name
+
+
+@pytest.mark.parametrize(
+    ("gpu", "held", "chunk"), [("H100-SXM-80GB", 1024, 1.0), ("A100-SXM-80GB", 256, 0.25), ("L4", 256, 0.25)]
+)
+def test_vllm_starts_with_smaller_defaults_on_small_devices_and_a100(
+    gpu: str, held: float, chunk: float
+) -> None:
+    setup = resolve(case(model="Qwen2.5-0.5B", gpu=gpu, engine_version="0.11.0", isl="64", osl="32"))
+    assert held_sequences(setup) == held
+    assert columns([setup]).chunk_share[0] == chunk
+
+
+def test_promises_are_read_from_notes() -> None:
+    setup = resolve(
+        case(request_rate_rps="2", batch_or_concurrency="", notes="p99 SLO TTFT 450 ms TPOT 40 ms; x")
+    )
+    assert (setup.slo_ttft_ms, setup.slo_itl_ms) == (450, 40)
+    assert resolve(case(notes="p99 TTFT 13674 p99 TPOT 40 ms")).slo_itl_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("notes", "groups"), [("attention-dp=1 ep=8; x", 8), ("flags: --tp-size 4 --ep-size 4", 4), ("", 1)]
+)
+def test_expert_groups_are_read_from_notes(notes: str, groups: int) -> None:
+    wide = case(model="Qwen3-235B-A22B", n_gpus="8", tp="8", notes=notes)
+    assert resolve(wide).expert_groups == groups

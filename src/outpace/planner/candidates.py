@@ -60,6 +60,8 @@ class Variant:
             beams=1,
             metric=_FULL,
             slo_ttft_ms=0.0,
+            slo_itl_ms=0.0,
+            expert_groups=1,
             reading="",
             run_requests=20_000.0,
             method="",

@@ -11,6 +11,7 @@ from outpace.planner.setups import Load, Quantity, Setup
 from outpace.precision.formats import KvFormat, WeightFormat
 from outpace.precision.memory import kv_shards, kv_values_per_token, state_bytes, weight_bytes
 from outpace.values.architecture import Architecture
+from outpace.values.units import GIB
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -58,6 +59,8 @@ class Columns:
     devices: Numbers
     beams: Numbers
     slo_ttft_s: Numbers
+    slo_itl_s: Numbers
+    chunk_share: Numbers
     run_requests: Numbers
 
     def pick(self, rows: NDArray[np.intp]) -> "Columns":
@@ -74,8 +77,14 @@ def columns(setups: Sequence[Setup]) -> Columns:
 
 def held_sequences(setup: Setup) -> float:
     """Sequences that run at once: what memory holds, within the engine's limit; at least one."""
-    limit = (setup.generation.max_sequences or _MOST_SEQUENCES) * setup.split.attention_dp
-    return float(max(1, min(setup.memory.max_sequences * setup.split.pp / setup.beams, limit)))
+    made = setup.generation
+    limit = made.small_max_sequences if _is_small(setup) else made.max_sequences or _MOST_SEQUENCES
+    held = min(setup.memory.max_sequences * setup.split.pp / setup.beams, limit * setup.split.attention_dp)
+    return float(max(1, held))
+
+
+def _is_small(setup: Setup) -> bool:
+    return setup.generation.is_small(setup.device.name, setup.device.memory_bytes / GIB)
 
 
 def _row(setup: Setup) -> tuple[float, ...]:
@@ -101,6 +110,8 @@ def _row(setup: Setup) -> tuple[float, ...]:
         setup.replicas * split.devices,
         setup.beams,
         setup.slo_ttft_ms / 1e3,
+        setup.slo_itl_ms / 1e3,
+        setup.generation.small_chunk_share if _is_small(setup) else 1.0,
         setup.run_requests,
     )
 

@@ -13,12 +13,26 @@ _NEWEST = (10**6,)
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A range of versions of an engine; `max_sequences` 0 means that only memory limits."""
+    """A range of versions of an engine; `max_sequences` 0 means that only memory limits.
+
+    An engine may start with other defaults on small devices and on those it names: fewer sequences and only a
+    share of the prompt tokens per step.
+    """
 
     name: str
     spellings: tuple[str, ...]
     before: str
     max_sequences: int
+    small_below_gib: float = 0.0
+    small_devices: tuple[str, ...] = ()
+    small_max_sequences: int = 0
+    small_chunk_share: float = 1.0
+
+    def is_small(self, device: str, memory_gib: float) -> bool:
+        """Whether a device gets the defaults for small ones."""
+        return memory_gib < self.small_below_gib or any(
+            device.startswith(name) for name in self.small_devices
+        )
 
 
 def generation(engine: str, version: str, vendor: str = "NVIDIA") -> Generation:

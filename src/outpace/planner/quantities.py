@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from outpace.planner.setups import Load, Setup
+from outpace.values.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ FITTED: dict[str, Quantified] = {
     "pcie_latency": Quantified(20e-6, 0.5, (("generation", 0.3), ("family", 0.3))),
     "link": Quantified(0.5, 0.4, (("family", 0.2),)),
     "pcie": Quantified(0.5, 0.4, (("family", 0.2),)),
-    "layer": Quantified(12e-6, 0.5, (("generation", 0.5), ("family", 0.3))),
+    "layer": Quantified(12e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("mixer", 0.4))),
     "expert_layer": Quantified(20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3))),
     "host": Quantified(1e-3, 0.7, (("generation", 0.7),)),
     "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
@@ -49,8 +50,18 @@ FITTED: dict[str, Quantified] = {
     "request": Quantified(3e-4, 0.8, (("generation", 0.5),)),
     "tail": Quantified(0.3, 0.5, (("generation", 0.3), ("lengths", 0.7))),
     "shared": Quantified(1.0, 0.3),
+    "promise": Quantified(0.8, 0.3),
     "level": Quantified(1.0, 0.01, (("kind", 0.3),)),
 }
+
+
+def mixer_of(shape: Architecture) -> str:
+    """How a model mixes tokens, as far as it changes which kernels run per layer."""
+    if shape.sparse_top_tokens:
+        return "sparse"
+    if shape.linear_layers:
+        return "hybrid"
+    return shape.attention
 
 
 def group_of(setup: Setup, grouping: str) -> str:
@@ -68,6 +79,8 @@ def group_of(setup: Setup, grouping: str) -> str:
             return setup.method
         case "attention":
             return setup.shape.attention
+        case "mixer":
+            return mixer_of(setup.shape)
         case "feed":
             return "experts" if setup.shape.moe_layers else "dense"
         case "arrival":

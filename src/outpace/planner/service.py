@@ -12,6 +12,7 @@ _BISECTIONS = 24
 _SOFTNESS = 4.0
 # Above this share of the prefill capacity a queue of Poisson arrivals is not stationary within a run.
 _MOST_BUSY = 0.9
+_SHORTEST_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def serve(at: Columns, rates: Rates, loads: Loads) -> Service:
 def _full(at: Columns, rates: Rates) -> Service:
     """As many as the instance holds, replaced as they leave."""
     prompt, held = prefill_s(at, rates, at.isl), _held(at)
-    now = _steady(at, rates, prompt, held)
+    now = _promised(at, rates, _steady(at, rates, prompt, held))
     waits = rates["bunching"] * (np.minimum(at.concurrency, held) - 1).clip(min=0.0) * prompt.work_s
     return Service(now.tokens_per_s, _first_s(at, rates, prompt, now) + waits, now.itl_s, held)
 
@@ -85,7 +86,7 @@ def _paced(at: Columns, rates: Rates) -> Service:
     prompt, held = prefill_s(at, rates, at.isl), _held(at)
     full = _steady(at, rates, prompt, held)
     in_flight = np.minimum(_balanced(at, rates, prompt, held), np.maximum(at.run_requests, 1.0))
-    now = _steady(at, rates, prompt, in_flight)
+    now = _promised(at, rates, _steady(at, rates, prompt, in_flight))
     ttft = _first_s(at, rates, prompt, now) + _arrival_wait_s(at, rates, prompt, full, held)
     return Service(full.tokens_per_s, ttft, now.itl_s, in_flight)
 
@@ -119,10 +120,16 @@ def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _
     # Stages read different prompts at the same time.
     reading = rates["mixing"] * prompt.work_s / at.pp
     share = (in_flight - 1.0).clip(min=0.0) / at.osl * reading
-    chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
+    chunk = prompt.work_s * np.maximum(rates["chunk"] * at.chunk_share / at.isl, 1e-3)
     itl = step + _smaller(share, chunk)
     tokens = in_flight * at.osl / (at.osl * step + in_flight * reading + prompt.fixed_s)
     return _Steady(itl, tokens)
+
+
+def _promised(at: Columns, rates: Rates, now: _Steady) -> _Steady:
+    """Who promises a p99 of the time between tokens admits no more than keeps the mean at a share of it."""
+    kept = _smaller(now.itl_s, np.maximum(at.slo_itl_s, _SHORTEST_S) * rates["promise"])
+    return _Steady(np.where(at.slo_itl_s > 0, kept, now.itl_s), now.tokens_per_s)
 
 
 def _smaller(one: Numbers, other: Numbers) -> Numbers:
@@ -170,6 +177,6 @@ def _burst(at: Columns, rates: Rates) -> Service:
     total = asked * reading + at.osl * step * (asked / size + thinning) + prompt.fixed_s
     first = rates["door"] + prompt.fixed_s + size / 2 * reading
     queued = (1 - size / asked) * total / 2
-    chunk = prompt.work_s * np.maximum(rates["chunk"] / at.isl, 1e-3)
+    chunk = prompt.work_s * np.maximum(rates["chunk"] * at.chunk_share / at.isl, 1e-3)
     itl = step + _smaller(size / at.osl * reading * rates["shared"], chunk)
     return Service(asked * at.osl / total, first + queued, itl, size)

@@ -105,6 +105,8 @@ class Setup:
     beams: int
     metric: Metric
     slo_ttft_ms: float
+    slo_itl_ms: float
+    expert_groups: int
     reading: str
     run_requests: float
     method: str
@@ -157,7 +159,9 @@ def resolve(case: Case) -> Setup:
         rate_per_s=_rate(case) / replicas,
         beams=_beams(notes, metric, named.shape.name),
         metric=metric,
-        slo_ttft_ms=_slo_ttft(notes),
+        slo_ttft_ms=_promised(notes, "ttft"),
+        slo_itl_ms=_promised(notes, "tpot"),
+        expert_groups=_expert_groups(notes) if named.shape.moe_layers else 1,
         reading=reading,
         run_requests=_run_requests(load, notes),
         method=_method(notes),
@@ -318,9 +322,16 @@ def _method(notes: str) -> str:
     return next((words for words in _METHODS if words in notes), "")
 
 
-def _slo_ttft(notes: str) -> float:
-    found = re.search(r"slo ttft (\d+) ms", notes)
+def _promised(notes: str, latency: str) -> float:
+    """The bound in ms that a served benchmark must keep at p99; 0 when there is none."""
+    found = re.search(rf"slo\b[^;]*\b{latency} (\d+) ms", notes)
     return float(found[1]) if found else 0.0
+
+
+def _expert_groups(notes: str) -> int:
+    """Over how many groups of devices experts are spread, as notes or an engine's flags say; 1 when they do not."""
+    found = re.search(r"\bep=(\d+)|--ep[_-]size[ =](\d+)", notes)
+    return max(1, int(found[1] or found[2])) if found else 1
 
 
 def _rate(case: Case) -> float:

@@ -1,10 +1,12 @@
 """How good the model is on what it has not seen: whole devices, models, versions, families, setups left out."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,7 @@ _LEAST_ROWS = 40
 # Rows of a group err together, so quantiles over rows of few groups hold too little of a new group (or, with many
 # alike, too much): an interval takes the level at which one made from half of the groups holds this share of the rest.
 _HELD = 0.80
-_LEVELS = (0.72, 0.76, 0.80, 0.84, 0.88, 0.92, 0.96)
+_LEVELS = (0.72, 0.76, 0.80, 0.84, 0.88, 0.92, 0.96, 0.98, 0.99)
 # Few groups make a single cut into halves a matter of luck.
 _CUTS = 6
 
@@ -171,10 +173,12 @@ def spreads(
 
 
 def held_levels(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
-    """Per quantity the level whose intervals hold the promised share of groups that they were not made from."""
+    """Per quantity the lowest level whose intervals hold at least the promised share of groups not in their making."""
     tried = {level: coverage(scheme, found, dict.fromkeys(Quantity, level), "levels") for level in _LEVELS}
     return {
-        str(quantity): min(_LEVELS, key=lambda level: abs(tried[level].get(quantity, 0.0) - _HELD))
+        str(quantity): next(
+            (level for level in _LEVELS if tried[level].get(quantity, 1.0) >= _HELD), _LEVELS[-1]
+        )
         for quantity in Quantity
     }
 
@@ -265,30 +269,40 @@ def _held(scheme: str, found: Sequence[LeftOut], levels: Mapping[str, float], cu
 
 def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> dict[str, tuple[int, int]]:
     """Pairs of devices under the same model and traffic: how many named the faster one, of how many."""
-    groups: dict[str, list[LeftOut]] = {}
+    traffics: dict[tuple[Quantity, str], dict[str, list[LeftOut]]] = {}
     for one in found:
-        if one.row.setup.metric.statistic == "mean":
-            groups.setdefault(_traffic_of(one.row.setup), []).append(one)
+        setup = one.row.setup
+        if setup.metric.statistic == "mean":
+            devices = traffics.setdefault((setup.metric.quantity, _traffic_of(setup)), {})
+            devices.setdefault(setup.device.name, []).append(one)
     scores: dict[str, tuple[int, int]] = {}
-    for same in groups.values():
-        quantity = str(same[0].row.setup.metric.quantity)
+    for (quantity, _), devices in traffics.items():
         right, total = scores.get(quantity, (0, 0))
-        for i, one in enumerate(same):
-            verdicts = [_named_right(one, other, least_difference) for other in same[i + 1 :]]
-            decided = [verdict for verdict in verdicts if verdict is not None]
-            right, total = right + sum(decided), total + len(decided)
-        scores[quantity] = (right, total)
+        pairs = combinations([_repeats(same) for same in devices.values()], 2)
+        verdicts = [_named_right(*pair, least_difference) for pair in pairs]
+        decided = [verdict for verdict in verdicts if verdict is not None]
+        scores[str(quantity)] = (right + sum(decided), total + len(decided))
     return dict(sorted(scores.items()))
 
 
-def _named_right(one: LeftOut, other: LeftOut, least: float) -> bool | None:
-    if one.row.setup.device.name == other.row.setup.device.name:
-        return None
-    measured = np.log(one.row.value / other.row.value)
+def _repeats(same: Sequence[LeftOut]) -> tuple[float, float]:
+    """Logs of measured and predicted of a device; measured again under the same traffic is one point, not many."""
+    measured = [float(np.log(one.row.value)) for one in same]
+    predicted = [log - one.residual for log, one in zip(measured, same, strict=True)]
+    return float(np.mean(measured)), float(np.mean(predicted))
+
+
+def _named_right(one: tuple[float, float], other: tuple[float, float], least: float) -> bool | None:
+    measured, predicted = one[0] - other[0], one[1] - other[1]
     if abs(measured) <= np.log1p(least):
         return None
-    predicted = measured - (one.residual - other.residual)
     return bool(np.sign(measured) == np.sign(predicted))
+
+
+def _flags(notes: str) -> str:
+    """How an engine was started, without the place of its model."""
+    found = re.search(r"flags: (.*)", notes)
+    return re.sub(r"--model(-path)? \S+", "", found[1]).strip() if found else ""
 
 
 def _traffic_of(setup: Setup) -> str:
@@ -302,5 +316,6 @@ def _traffic_of(setup: Setup) -> str:
         f"{setup.replicas * split.devices:.0f} {split.tp}x{split.pp}x{split.attention_dp}",
         f"{setup.load} {case.batch_or_concurrency} {case.request_rate_rps}",
         f"{setup.isl:.0f} {setup.osl:.0f}",
+        f"{case.kv_precision} {setup.expert_groups:.0f} {_flags(case.notes)}",
     )
     return " | ".join(parts)
