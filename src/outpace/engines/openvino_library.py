@@ -122,6 +122,7 @@ class Pipeline:
     def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
         self._plain = _Lane(config, folder)
         self._guessing = _Lane(config, folder, guesses=True) if config.speculation == "lookup" else None
+        self._draft_tokens = config.draft_tokens
         self._lanes = [lane for lane in (self._plain, self._guessing) if lane is not None]
 
     @property
@@ -136,8 +137,12 @@ class Pipeline:
 
     def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
-        lane = self._guessing if self._guessing is not None and sampling.speculates else self._plain
-        lane.add(sequence, np.frombuffer(prompt, dtype=np.int64), sampling)
+        tokens = np.frombuffer(prompt, dtype=np.int64)
+        guesses = guessed_tokens(self._draft_tokens, len(tokens)) if sampling.speculates else 0
+        if self._guessing is not None and guesses:
+            self._guessing.add(sequence, tokens, sampling, guesses)
+        else:
+            self._plain.add(sequence, tokens, sampling)
 
     def drop(self, sequence: int) -> None:
         """Give a sequence up; the next step frees its memory."""
@@ -154,8 +159,7 @@ class _Lane:
 
     def __init__(self, config: OpenVinoConfig, folder: Path, *, guesses: bool = False) -> None:
         self._tokenizer = openvino_genai.Tokenizer(folder)
-        self._config = config
-        self._guesses = guesses
+        self._lookup_tokens = config.lookup_tokens
         self._eos: int = self._tokenizer.get_eos_token_id()
         given = properties(config) | ({"prompt_lookup": True} if guesses else {})
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
@@ -173,11 +177,17 @@ class _Lane:
     def kv_used_fraction(self) -> float:
         return float(self._pipeline.get_metrics().cache_usage) / 100.0
 
-    def add(self, sequence: int, tokens: "np.ndarray[Any, np.dtype[np.int64]]", sampling: Sampling) -> None:
+    def add(
+        self,
+        sequence: int,
+        tokens: "np.ndarray[Any, np.dtype[np.int64]]",
+        sampling: Sampling,
+        guesses: int = 0,
+    ) -> None:
         settings = _generation(sampling, self._eos)
-        if self._guesses:
-            settings.num_assistant_tokens = guessed_tokens(self._config.draft_tokens, len(tokens))
-            settings.max_ngram_size = self._config.lookup_tokens
+        if guesses:
+            settings.num_assistant_tokens = guesses
+            settings.max_ngram_size = self._lookup_tokens
         self._handles[sequence] = self._pipeline.add_request(
             sequence, openvino.Tensor(tokens.reshape(1, -1).copy()), settings
         )
