@@ -9,7 +9,7 @@ from statistics import median
 import msgspec
 
 from outpace.engines.protocol import Engine
-from outpace.engines.speculation import METHODS
+from outpace.engines.speculation import METHODS, SWITCHED
 from outpace.lab.figures import LoadFigures, gain
 from outpace.lab.load import LoadClient, Target
 from outpace.lab.prompts import filler
@@ -77,8 +77,15 @@ def sweep_of(
             artifacts_dir=artifacts_dir,
             engine_settings=settings,
         ),
-        speculation={method: METHODS[conditions.engine][method] for method in TRIED} if copies > 1 else {},
+        speculation={method: METHODS[conditions.engine][method] for method in TRIED}
+        if copies >= _copies_with_guesses(conditions.engine)
+        else {},
     )
+
+
+def _copies_with_guesses(engine: str) -> int:
+    """How often the weights are in memory beside what runs: one replica without guesses, and one with them."""
+    return 3 if engine in SWITCHED else 2
 
 
 async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None) -> Profile:

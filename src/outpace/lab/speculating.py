@@ -6,14 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from outpace.engines.facts import engine_version
+from outpace.engines.facts import GATED_KV, engine_version
 from outpace.engines.registry import engine
 from outpace.engines.speculation import METHODS, SWITCHED
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.compare import Plan, Run, Side, Watcher, compare, gain_of
 from outpace.lab.load import Target
+from outpace.lab.making import produce, source_of
 from outpace.lab.precisions import Precisions
 from outpace.lab.profiled import Profiled, Variant
+from outpace.lab.proven import SAFER_FORMATS
 from outpace.lab.replica import LabVariant, running
 from outpace.scheduling.speculation import MethodChoice, choose_method
 from outpace.values.clock import Clock, SystemClock
@@ -43,16 +45,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def variant_here(home: Home, model: str, threads: int, name: str = "llamacpp") -> Variant:
     """What would be served of a model here, on the engine `name`: the number format that layer two takes now.
 
-    Another engine than llama.cpp gets the same file; name a GGUF to measure another. Raises InvalidInput.
+    Another engine than llama.cpp gets a format that it reads well. Raises InvalidInput.
     """
     if name not in METHODS:
         raise InvalidInput(
             "--engine", f"{name[:40]!r} guesses nothing here; there is {', '.join(sorted(METHODS))}"
         )
-    chosen = Precisions(home.artifacts, detect(), SystemClock()).choose(model)
+    product = Precisions(home.artifacts, detect(), SystemClock()).choose(model).product
+    if name in GATED_KV and product.precision not in SAFER_FORMATS:
+        product = produce(source_of(model, home.artifacts), SAFER_FORMATS[0], home.artifacts)
     return Variant(
-        model=chosen.product.model,
-        artifact_path=str(chosen.product.path),
+        model=product.model,
+        artifact_path=str(product.path),
         engine=name,
         engine_version=engine_version(name),
         threads=threads,
