@@ -281,7 +281,7 @@ class Models:
         self, spec: DeploymentSpec, found: "Found", resolved: "Resolved", room_bytes: int
     ) -> "Resolved":
         """With what was measured of this variant here, the speculation that follows or was asked for, and its bytes."""
-        from outpace.control.guessing import fitted
+        from outpace.control.guessing import within_room
 
         if resolved.artifact_path is None:
             # Before the weights are here only the method's name can be checked.
@@ -298,7 +298,7 @@ class Models:
             profile=tuned.found.profile,
             profile_reason=tuned.found.reason,
         )
-        return fitted(
+        return within_room(
             resolved,
             with_method,
             lambda each: self._bytes_of(found, each),

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from outpace.control.guessing import fitted
+from outpace.control.guessing import within_room
 from outpace.control.parts import Resolved
 
 PLAIN = Resolved(
@@ -26,12 +26,12 @@ def bytes_of(resolved: Resolved) -> int:
 
 @pytest.mark.parametrize(("room_bytes", "is_auto"), [(200, True), (199, False)])
 def test_guesses_stay_where_they_fit_or_were_asked_for(room_bytes: int, is_auto: bool) -> None:
-    found = fitted(PLAIN, TUNED, bytes_of, room_bytes, is_auto=is_auto)
+    found = within_room(PLAIN, TUNED, bytes_of, room_bytes, is_auto=is_auto)
     assert (found.speculation, found.variant, found.replica_bytes) == ("ngram", "v~ngram", 200)
 
 
 def test_without_memory_for_both_auto_serves_without() -> None:
-    found = fitted(PLAIN, TUNED, bytes_of, 199, is_auto=True)
+    found = within_room(PLAIN, TUNED, bytes_of, 199, is_auto=True)
     assert (found.speculation, found.variant, found.replica_bytes) == (None, "v", 100)
     assert found.engine_settings == {}
     assert found.speculation_reason is not None

@@ -7,7 +7,7 @@ import msgspec
 from outpace.control.parts import Resolved
 
 
-def fitted(
+def within_room(
     plain: Resolved, tuned: Resolved, bytes_of: Callable[[Resolved], int], room_bytes: int, *, is_auto: bool
 ) -> Resolved:
     """`tuned` with the bytes of a replica; as `plain` guesses where `auto` chose to and it does not fit.

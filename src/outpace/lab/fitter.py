@@ -5,7 +5,6 @@
 
 import asyncio
 import functools
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.engines.registry import engine
+from outpace.lab.apart import run_steps
 from outpace.lab.llamacpp_scorer import LlamaScorer
-from outpace.lab.replica import LabVariant, die_with_parent, running
+from outpace.lab.replica import LabVariant, running
 from outpace.precision import dense, fitting, ggml
 from outpace.precision.calibration import CalibrationSet, shipped_calibration
 from outpace.precision.gguf_maker import Kinds, Report, kinds_of
@@ -33,23 +33,7 @@ METHOD = f"fitted 1, {_OWN_TOKENS} own tokens a text"
 
 def fit(source: Path, folder: Path, to: str, report: Report) -> dict[str, NDArray[np.uint8]]:
     """Raw rows by tensor, kept in `folder`. Raises EngineFailed with the last words."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "outpace.lab.fitter", str(source), str(folder), to],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=die_with_parent,
-        text=True,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("step "):
-                report(*map(int, line.split()[1:3]))
-        words = process.stderr.read().strip().splitlines()
-    if process.returncode != 0:
-        raise EngineFailed(f"{to} was not made: {words[-1] if words else process.returncode}")
+    run_steps(f"{to} was not made", report, "outpace.lab.fitter", str(source), str(folder), to)
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 

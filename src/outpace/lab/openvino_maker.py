@@ -1,19 +1,17 @@
 """OpenVINO's files at INT8 or INT4, out of a GGUF: read by OpenVINO GenAI, compressed by NNCF, in a process of its own.
 
-`python -m outpace.lab.openvino_maker GGUF FOLDER FORMAT`: one line of JSON per step on stdout. The only user of nncf.
+`python -m outpace.lab.openvino_maker GGUF FOLDER FORMAT`: `step N OF` per step on stdout. The only user of nncf.
 """
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from outpace.lab.replica import die_with_parent
+from outpace.lab.apart import run_steps
 from outpace.precision.artifacts import scratch_beside
 from outpace.precision.gguf_maker import Report, make_gguf
 from outpace.precision.recipes import recipe
-from outpace.values.errors import EngineFailed
 
 _MODEL = "openvino_model.xml"
 _STEPS = 4
@@ -27,23 +25,9 @@ def make_openvino(source: Path, target: Path, to: str, report: Report) -> None:
     whole = scratch_beside(target) / "weights.gguf"
     make_gguf(source, whole, recipe("f16"))
     report(1, _STEPS)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "outpace.lab.openvino_maker", str(whole), str(target), to],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=die_with_parent,
-        text=True,
+    run_steps(
+        f"OpenVINO did not make {to}", report, "outpace.lab.openvino_maker", str(whole), str(target), to
     )
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("step "):
-                report(int(line.split()[1]), _STEPS)
-        words = process.stderr.read().strip().splitlines()
-    if process.returncode != 0:
-        raise EngineFailed(f"OpenVINO did not make {to}: {words[-1] if words else process.returncode}")
 
 
 def main() -> None:
@@ -63,13 +47,13 @@ def _compress(weights: Path, folder: Path, to: str) -> None:
 
     with tempfile.TemporaryDirectory(dir=weights.parent) as whole:
         convert(weights, Path(whole))
-        print("step 2", flush=True)
+        print(f"step 2 {_STEPS}", flush=True)
         model = nncf.compress_weights(openvino.Core().read_model(Path(whole) / _MODEL), **_settings(nncf, to))
-        print("step 3", flush=True)
+        print(f"step 3 {_STEPS}", flush=True)
         openvino.save_model(model, folder / _MODEL)
         for path in Path(whole).glob("openvino_*tokenizer.*"):
             (folder / path.name).write_bytes(path.read_bytes())
-    print("step 4", flush=True)
+    print(f"step 4 {_STEPS}", flush=True)
 
 
 def _settings(nncf: Any, to: str) -> dict[str, Any]:
