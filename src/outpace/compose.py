@@ -201,7 +201,7 @@ class Models:
         found = resolve(spec.model, self._shipped_precision(spec), self._store)
         engine = found.engine if spec.engine == "auto" else spec.engine
         engine = DEFAULT_ENGINE if engine == "auto" else engine
-        size = self._size(found, spec.engine_settings, pages_kv=engine == PAGED_ENGINE)
+        size = self._size(found, spec, pages_kv=engine == PAGED_ENGINE)
         resolved = Resolved(
             engine=engine,
             model=found.model,
@@ -249,7 +249,7 @@ class Models:
         """The weights as shipped, or what is proven for its engine in their place. Raises InvalidInput."""
         from outpace.lab.companion import ENGINE
 
-        parallel = self._size(found, spec.engine_settings, pages_kv=True).parallel
+        parallel = self._size(found, spec, pages_kv=True).parallel
         bare = msgspec.structs.replace(
             main,
             engine=ENGINE,
@@ -416,14 +416,14 @@ class Models:
         """
         return math.ceil(parallel / self._workers)
 
-    def _size(
-        self, found: "Found", settings: Mapping[str, str | int | float | bool], *, pages_kv: bool
-    ) -> "ReplicaSize":
+    def _size(self, found: "Found", spec: DeploymentSpec, *, pages_kv: bool) -> "ReplicaSize":
         from outpace.fleet.sizing import PAGED_SHARING, ReplicaSize, replica_size
         from outpace.lab.footprint import kv_bytes_of
 
-        kv_bytes = kv_bytes_of(found)
-        size = replica_size(found.context_tokens, kv_bytes, memory_bytes())
+        settings, kv_bytes = spec.engine_settings, kv_bytes_of(found)
+        # Only what is not paged is cleared at a start.
+        starts_soon = spec.replicas.stands_by.imported > 0 and not pages_kv
+        size = replica_size(found.context_tokens, kv_bytes, memory_bytes(), starts_soon=starts_soon)
         if not kv_bytes:
             size = size._replace(context_tokens=found.context_tokens)
         return ReplicaSize(

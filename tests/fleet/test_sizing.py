@@ -14,6 +14,10 @@ def test_a_small_model_gets_eight_sequences() -> None:
     assert replica_size(8_192, 23_040, 24 * GIB) == (8, 4_096)
 
 
+def test_where_an_imported_process_stands_by_half_the_memory_is_cleared() -> None:
+    assert replica_size(8_192, 23_040, 24 * GIB, starts_soon=True) == (4, 4_096)
+
+
 def test_a_model_of_70_billion_gives_up_sequences_before_context() -> None:
     assert replica_size(131_072, 327_680, 24 * GIB) == (1, 2_048)
 

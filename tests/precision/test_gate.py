@@ -4,6 +4,7 @@ import pytest
 from tests.precision.small import FakeScorer, item_set, subject
 
 from outpace.precision.gate import decide, limits, run_gate
+from outpace.precision.items import Item
 from outpace.precision.measures import ItemResult
 from outpace.values.clock import ManualClock
 
@@ -37,6 +38,35 @@ async def test_collapse_alone_refuses() -> None:
     outcome, _, reason = await outcome_of(FakeScorer(*CLOSE, text="again " * 60), 400)
     assert outcome == "refuse"
     assert "collapse" in reason
+
+
+class CollapsesOn(FakeScorer):
+    """Repeats itself on some items, and is close on all."""
+
+    def __init__(self, *item_ids: str) -> None:
+        super().__init__(*CLOSE)
+        self._item_ids = item_ids
+
+    async def answer(self, item: Item) -> str:
+        return "again " * 60 if item.id in self._item_ids else "fine"
+
+
+async def test_where_only_a_few_long_answers_are_in_the_way_more_are_asked_for() -> None:
+    # Two of the first 15 long answers are 13 %; of all that could be asked they are 1 %.
+    verdict, results = await run_gate(
+        FakeScorer(*SAME), CollapsesOn("i0", "i6"), item_set(236), subject(), ManualClock()
+    )
+    asked = [number for number, result in enumerate(results) if result.collapse is not None]
+    assert verdict.outcome == "pass"
+    assert len(asked) > len(results) / 6 + 20
+    assert asked[-1] - asked[-2] == 1
+
+
+async def test_what_goes_on_collapsing_does_not_pass_by_more_answers() -> None:
+    candidate = CollapsesOn(*(f"i{number}" for number in range(0, 236, 12)))
+    verdict, results = await run_gate(FakeScorer(*SAME), candidate, item_set(236), subject(), ManualClock())
+    assert verdict.outcome != "pass"
+    assert sum(result.collapse is not None for result in results) > 60
 
 
 async def test_too_few_items_decide_nothing() -> None:

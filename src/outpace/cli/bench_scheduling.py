@@ -107,7 +107,7 @@ async def _batching(lab: Lab, rounds: int) -> list[dict[str, Any]]:
     rows = []
     async with AsyncExitStack() as stack:
         replicas = await _replicas(stack, lab, 1)
-        for name in ("high-variance", "uniform"):
+        for name in ("high-variance", "long-tail", "uniform"):
             found: dict[str, list[float]] = {"gang": [], "fair": []}
             for number in range(rounds):
                 for order in sorted(found, reverse=bool(number % 2)):

@@ -24,7 +24,7 @@ from outpace.values.clock import SystemClock
 from outpace.values.errors import EngineFailed
 
 # The model goes on from each text by itself: what flows when it serves is mostly its own words.
-_OWN_TOKENS = 96
+_OWN_TOKENS = 192
 _USERS = 8
 _CONTEXT_TOKENS = 1_024
 # Part of the lineage: another way to fit makes another artifact.

@@ -15,12 +15,16 @@ from outpace.lab.making import Product, Source, find_product, produce, reference
 from outpace.lab.proven import SAFER_FORMATS
 from outpace.lab.speed import THREADS, SpeedStore, measure_speeds
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer
+from outpace.precision.gguf_maker import why_not_fitted
 from outpace.precision.items import ItemSet, shipped_items
+from outpace.precision.recipes import recipe
 from outpace.precision.verdict import Subject, Verdict, VerdictStore
 from outpace.values.clock import Clock
 
 # Formats that `auto` considers for llama.cpp on a CPU, besides the one that was shipped.
-AUTO_FORMATS = ("q4_0", "q4_mix", "q8_0")
+AUTO_FORMATS = ("q4_0", "q4_mix", "q4_fit", "q8_0")
+# Fitting takes four minutes of processor time for 135 million parameters; for larger models it is made when asked for.
+MOST_FITTED_PARAMETERS = 500_000_000
 DEFAULT_KV = facts.DEFAULT_KV["llamacpp"]
 # KV formats that `auto` considers with the weights that it takes.
 AUTO_KV = (DEFAULT_KV, "q8_0")
@@ -84,7 +88,7 @@ class Precisions:
         Long work on one or two cores; requests go on being served meanwhile. Verdicts, speeds and canaries are kept.
         """
         source = await asyncio.to_thread(source_of, model, self._artifacts)
-        names = (source.precision, *(name for name in AUTO_FORMATS if name != source.precision))
+        names = await asyncio.to_thread(auto_formats, source)
         products = {}
         for name in names:
             say(f"making {name}")
@@ -202,6 +206,16 @@ class Precisions:
         speeds = await measure_speeds(pairs, THREADS, _ROUNDS, self._clock)
         for (digest, kv), speed in speeds.items():
             self._speeds.keep(digest, kv, speed)
+
+
+def auto_formats(source: Source) -> tuple[str, ...]:
+    """The shipped format, and those that `auto` makes of it: a fitted one where the model is small and of a known kind.
+
+    Reads the file's header. Raises WeightsInvalid.
+    """
+    is_fitted = source.parameters <= MOST_FITTED_PARAMETERS and why_not_fitted(source.path) is None
+    made = (name for name in AUTO_FORMATS if name != source.precision)
+    return (source.precision, *(name for name in made if is_fitted or not recipe(name).is_fitted))
 
 
 def _as_shipped(source: Source) -> Choice:

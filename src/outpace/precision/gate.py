@@ -47,6 +47,8 @@ class Decision(msgspec.Struct, frozen=True):
     outcome: Outcome
     reason: str
     metrics: tuple[Measured, ...]
+    # The first metric that still stands between the candidate and a pass.
+    open_metric: str | None = None
 
 
 Watch = Callable[[int, int, Decision], None]
@@ -80,7 +82,14 @@ async def run_gate(
     decision = decide(results, kinds)
     total = len(item_set.items)
     for wave in waves(item_set.items):
-        results += await asyncio.gather(*(_ask(item, index, reference, candidate) for index, item in wave))
+        # A third of what a few answers showed may be chance: where only they are in the way, everybody answers.
+        everyone = decision.open_metric == "collapse"
+        results += await asyncio.gather(
+            *(
+                _ask(item, reference, candidate, at_length=is_answered_freely(item, index, everyone=everyone))
+                for index, item in wave
+            )
+        )
         decision = decide(results, kinds)
         watch(len(results), total, decision)
         if stops_early and decision.outcome != "undecided":
@@ -98,16 +107,20 @@ def waves(items: Sequence[Item]) -> Iterator[list[tuple[int, Item]]]:
         yield numbered[start : start + WAVE_ITEMS]
 
 
-async def _ask(item: Item, index: int, reference: Scorer, candidate: Scorer) -> ItemResult:
-    at_length = is_answered_freely(item, index)
+async def _ask(item: Item, reference: Scorer, candidate: Scorer, *, at_length: bool) -> ItemResult:
     said = await reference.continue_greedily(item, at_length=at_length)
     steps = await candidate.follow(item, said.tokens)
     return compare(item, said, steps, (said.text, await candidate.answer(item)) if at_length else None)
 
 
-def is_answered_freely(item: Item, index: int) -> bool:
-    """Whether both sides answer this item at length too: decided before anything is seen."""
-    return item.schema is not None or (item.document is None and index % FREE_ANSWER_EVERY == 0)
+def is_answered_freely(item: Item, index: int, *, everyone: bool = False) -> bool:
+    """Whether both sides answer this item at length too: decided before anything of it is seen.
+
+    `everyone`: not only every n-th, because what long answers show is all that is open.
+    """
+    if item.schema is not None:
+        return True
+    return item.document is None and (everyone or index % FREE_ANSWER_EVERY == 0)
 
 
 def decide(results: Sequence[ItemResult], kinds: frozenset[str] = frozenset()) -> Decision:
@@ -126,7 +139,7 @@ def decide(results: Sequence[ItemResult], kinds: frozenset[str] = frozenset()) -
     missing = _missing_to_pass(results, kinds, columns, metrics)
     if missing is None:
         return Decision("pass", "every metric is within its limit", metrics)
-    return Decision("undecided", missing, metrics)
+    return Decision("undecided", missing.reason, metrics, missing.metric)
 
 
 def conclude(
@@ -206,25 +219,34 @@ def _measure(name: str, values: list[float], limit: Limit, alpha: float) -> Meas
     )
 
 
+class _Missing(msgspec.Struct, frozen=True):
+    """What a pass still lacks, and in which metric if it is one."""
+
+    reason: str
+    metric: str | None = None
+
+
 def _missing_to_pass(
     results: Sequence[ItemResult],
     kinds: frozenset[str],
     columns: list[_Column],
     metrics: Sequence[Measured],
-) -> str | None:
-    """What a pass still lacks; None when nothing."""
+) -> _Missing | None:
+    """The first thing that a pass still lacks; None when nothing."""
     if len(results) < _FEWEST_TO_PASS:
-        return f"{len(results)} of at least {_FEWEST_TO_PASS} items"
+        return _Missing(f"{len(results)} of at least {_FEWEST_TO_PASS} items")
     thin = sorted(
         kind for kind in kinds if sum(result.kind == kind for result in results) < _FEWEST_OF_A_KIND
     )
     if thin:
-        return f"fewer than {_FEWEST_OF_A_KIND} items of kind {', '.join(thin)}"
+        return _Missing(f"fewer than {_FEWEST_OF_A_KIND} items of kind {', '.join(thin)}")
     for (name, _, limit), metric in zip(columns, metrics, strict=True):
         if limit.shown and metric.shown != "below":
-            return f"{name} {metric.value:.3f} is not yet shown below {limit.limit:g}"
+            return _Missing(f"{name} {metric.value:.3f} is not yet shown below {limit.limit:g}", name)
         if not limit.shown and metric.value > limit.limit:
-            return f"{name} {metric.value:.3f} is above {limit.limit:g}, but too few items show it"
+            return _Missing(
+                f"{name} {metric.value:.3f} is above {limit.limit:g}, but too few items show it", name
+            )
     return None
 
 
