@@ -9,7 +9,7 @@ from tests.precision.small import matrices, verdict, write_gguf
 from outpace.hardware.machine import Machine, machine_name
 from outpace.lab.gate import Side, engine_version
 from outpace.lab.making import Product, Source, find_product, produce, source_of
-from outpace.lab.precisions import Precisions
+from outpace.lab.precisions import AUTO_FORMATS, MOST_FITTED_PARAMETERS, Precisions, auto_formats
 from outpace.lab.speed import Speed, SpeedStore
 from outpace.precision.gguf_maker import make_gguf
 from outpace.precision.recipes import recipe
@@ -144,6 +144,18 @@ def test_shipped_weights_that_miss_their_canary_give_way_to_their_exact_numbers(
     choice = precisions.choose(shipped).choice
     assert (choice.precision, choice.is_proven) == ("f16", True)
     assert "canary failed on q8_0/f16" in choice.reason
+
+
+def test_a_format_that_takes_minutes_to_fit_is_made_of_small_models_of_a_known_kind(
+    installation: Installation,
+) -> None:
+    source = installation.source
+    assert auto_formats(source) == ("f32", *AUTO_FORMATS)
+    large = msgspec.structs.replace(source, parameters=MOST_FITTED_PARAMETERS + 1)
+    assert "q4_fit" not in auto_formats(large)
+    tensors = {**matrices(), "blk.0.attn_q.bias": matrices()["blk.0.attn_norm.weight"]}
+    biased = source_of(str(write_gguf(installation.folder / "biased.gguf", tensors)), installation.folder)
+    assert auto_formats(biased) == ("f32", "q4_0", "q4_mix", "q8_0")
 
 
 def test_the_shipped_format_by_name_needs_nothing(installation: Installation) -> None:
