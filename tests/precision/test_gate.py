@@ -1,11 +1,13 @@
 """The gate's decision and its loop, with scorers that say what a test wants."""
 
+import msgspec
 import pytest
 from tests.precision.small import FakeScorer, item_set, subject
 
 from outpace.precision.gate import decide, limits, run_gate
 from outpace.precision.items import Item
 from outpace.precision.measures import ItemResult
+from outpace.precision.traces import Trace
 from outpace.values.clock import ManualClock
 
 SAME = (-0.2, -2.0, -4.0)
@@ -47,8 +49,22 @@ class CollapsesOn(FakeScorer):
         super().__init__(*CLOSE)
         self._item_ids = item_ids
 
+    async def continue_greedily(self, item: Item, *, at_length: bool = False) -> Trace:
+        return msgspec.structs.replace(
+            await super().continue_greedily(item, at_length=at_length), text=await self.answer(item)
+        )
+
     async def answer(self, item: Item) -> str:
         return "again " * 60 if item.id in self._item_ids else "fine"
+
+
+async def test_what_repeats_itself_as_often_as_the_reference_passes() -> None:
+    verdict, _ = await run_gate(
+        CollapsesOn("i0", "i24"), CollapsesOn("i12", "i18"), item_set(236), subject(), ManualClock()
+    )
+    metric = verdict.metric("collapse")
+    assert metric is not None
+    assert (verdict.outcome, metric.value) == ("pass", 0.0)
 
 
 async def test_where_only_a_few_long_answers_are_in_the_way_more_are_asked_for() -> None:

@@ -71,4 +71,5 @@ def test_compare_finds_where_the_texts_part() -> None:
     assert result.diverged_at == 1
     assert result.disagreement == pytest.approx(1 / 3)
     assert result.collapse == 1.0
+    assert compare(item, said, own, ("no " * 60, "fine")).collapse == -1.0
     assert result.loss_increase == pytest.approx(0.8 / 3)

@@ -32,7 +32,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
     reference_text: str
     candidate_favourites: tuple[int, ...] = ()
     candidate_text: str | None = None
-    # 1.0 when the JSON differs; 1.0 when the candidate's text collapsed and the reference's did not.
+    # 1.0 when the JSON differs. 1.0 when only the candidate's text collapsed, -1.0 when only the reference's did.
     structured_mismatch: float | None = None
     collapse: float | None = None
 
@@ -107,7 +107,7 @@ def _compare_answers(item: Item, answers: tuple[str, str] | None) -> tuple[float
     reference, candidate = answers
     if item.schema is not None:
         return float(not is_same_json(reference, candidate)), None
-    return None, float(is_collapsed(candidate) and not is_collapsed(reference))
+    return None, float(is_collapsed(candidate)) - float(is_collapsed(reference))
 
 
 def _loss(step: Step) -> float:
