@@ -18,6 +18,14 @@ def test_where_an_imported_process_stands_by_half_the_memory_is_cleared() -> Non
     assert replica_size(8_192, 23_040, 24 * GIB, starts_soon=True) == (4, 4_096)
 
 
+@given(st.integers(1, 1 << 20), st.floats(1, 1e6), st.integers(GIB, 1 << 42))
+def test_a_process_that_stands_by_costs_no_context(context: int, kv_bytes: float, memory_bytes: int) -> None:
+    usual = replica_size(context, kv_bytes, memory_bytes)
+    soon = replica_size(context, kv_bytes, memory_bytes, starts_soon=True)
+    assert soon.context_tokens == usual.context_tokens
+    assert soon.parallel <= usual.parallel
+
+
 def test_a_model_of_70_billion_gives_up_sequences_before_context() -> None:
     assert replica_size(131_072, 327_680, 24 * GIB) == (1, 2_048)
 

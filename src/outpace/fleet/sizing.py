@@ -37,12 +37,12 @@ def replica_size(
 ) -> ReplicaSize:
     """The most sequences of up to 4,096 tokens whose KV cache fits; sequences give way before context does.
 
-    `starts_soon`: an imported process stands by for it, so its KV cache is kept small enough to be cleared quickly.
+    `starts_soon`: an imported process stands by for it, so sequences, but no context, give way to a quick clearing.
     """
-    largest_bytes = LARGEST_KV_BYTES_SOON if starts_soon else LARGEST_KV_BYTES
-    budget_bytes = min(largest_bytes, KV_SHARE_OF_MEMORY * memory_bytes)
+    budget_bytes = min(LARGEST_KV_BYTES, KV_SHARE_OF_MEMORY * memory_bytes)
+    quick_bytes = min(LARGEST_KV_BYTES_SOON, budget_bytes) if starts_soon else budget_bytes
     parallel, context = MOST_SEQUENCES, min(context_tokens, LONGEST_CONTEXT_TOKENS)
-    while parallel > 1 and parallel * context * kv_bytes_per_token > budget_bytes:
+    while parallel > 1 and parallel * context * kv_bytes_per_token > quick_bytes:
         parallel //= 2
     while context > SHORTEST_CONTEXT_TOKENS and parallel * context * kv_bytes_per_token > budget_bytes:
         context //= 2

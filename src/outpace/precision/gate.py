@@ -82,7 +82,7 @@ async def run_gate(
     decision = decide(results, kinds)
     total = len(item_set.items)
     for wave in waves(item_set.items):
-        # A third of what a few answers showed may be chance: where only they are in the way, everybody answers.
+        # What a few long answers showed may be chance: where only they are in the way, every item is answered so.
         everyone = decision.open_metric == "collapse"
         results += await asyncio.gather(
             *(
