@@ -68,6 +68,14 @@ async def ready_pids(admin: Admin, count: int) -> dict[str, int]:
             await asyncio.sleep(0.1)
 
 
+def processor_s(pid: int) -> float:
+    """What a process has computed so far: of two replicas the one that works serves the stream."""
+    with suppress(OSError):
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 async def receipt(admin: Admin, request_id: str) -> Any:
     """The receipt, as soon as the ledger has it."""
     async with asyncio.timeout(30):
@@ -84,25 +92,26 @@ async def run(target: Target, home: Path, kills: int, tokens: int, seed: int) ->
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=180)) as session:
         admin = Admin(home, session)
         await ready_pids(admin, 2)
-        wanted, homes = {}, {}
+        wanted = {}
         for prompt in PROMPTS:
-            request_id, *wanted[prompt], _ = await stream(session, target, prompt, tokens)
-            homes[prompt] = (await receipt(admin, request_id))["replica"]
+            _, *wanted[prompt], _ = await stream(session, target, prompt, tokens)
         for number in range(kills):
             prompt = PROMPTS[number % len(PROMPTS)]
             await admin.want(target.model, 2)
             pids = await ready_pids(admin, 2)
             at = choose.randint(2, int(tokens * _SPREAD))
-            victims = [pids.get(homes[prompt]) or choose.choice(list(pids.values()))]
+            before_s = {pid: processor_s(pid) for pid in pids.values()}
 
-            def kill(count: int, at: int = at, victims: list[int] = victims) -> None:
-                if count >= at and victims:
+            def kill(count: int, at: int = at, before_s: dict[int, float] = before_s) -> None:
+                if count >= at and before_s:
+                    used_s = {pid: processor_s(pid) - was_s for pid, was_s in before_s.items()}
+                    victim = max(used_s, key=used_s.__getitem__)
+                    before_s.clear()
                     with suppress(ProcessLookupError):
-                        os.kill(victims.pop(), signal.SIGKILL)
+                        os.kill(victim, signal.SIGKILL)
 
             request_id, text, used, is_whole = await stream(session, target, prompt, tokens, kill)
             found = await receipt(admin, request_id)
-            homes[prompt] = found["replica"]
             moves = (found.get("serving") or {}).get("moves", 0)
             if is_whole and text != wanted[prompt][0]:
                 difference = {"killed at": at, "moves": moves, "wanted": wanted[prompt][0], "got": text}

@@ -69,6 +69,29 @@ def serving_of(deployment: DeploymentEntry, replica: ReplicaEntry) -> Serving | 
     )
 
 
+def served(
+    serving: Serving | None, ticket: Ticket, moves: int, *, speculates: bool, method: str | None
+) -> Serving | None:
+    """What served a request, and what befell it: how it waited, where it moved, whether tokens were guessed."""
+    if ticket.priority == "interactive" and not (ticket.held_s or moves or speculates):
+        return serving
+    serving = serving or Serving()
+    return msgspec.structs.replace(
+        serving,
+        speculation=method if speculates else serving.speculation,
+        priority=ticket.priority,
+        held_s=round(ticket.held_s, 6),
+        moves=moves,
+    )
+
+
+def guessed_with(facts: DeploymentEntry | None, variant_id: str) -> str | None:
+    """The method of speculation that a variant decides per request."""
+    variants = facts.variants if facts is not None else ()
+    bands = [band for each in variants if each.id == variant_id for band in each.speculation]
+    return bands[0].method if bands else None
+
+
 def _launched_speculation(variant: VariantEntry) -> str | None:
     """What the replica was launched with, where that is not decided per request."""
     method = str(variant.engine_settings.get("speculation", "off"))

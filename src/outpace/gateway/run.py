@@ -3,14 +3,12 @@
 import asyncio
 from typing import Protocol
 
-import msgspec
-
 from outpace.engines.protocol import Call, Engine, Hints
 from outpace.gateway.admit import Admitted
-from outpace.gateway.arrival import Arrival, serving_of
+from outpace.gateway.arrival import Arrival, guessed_with, served, serving_of
 from outpace.gateway.door import Cycle
 from outpace.gateway.headers import JSON, SSE, answer_head
-from outpace.gateway.moving import FollowingReader, Transcript, can_move, ending, tokens_left
+from outpace.gateway.moving import Mover, Parted, ending, tokens_left
 from outpace.gateway.openai.errors import error_body
 from outpace.gateway.prefix import cache_salt
 from outpace.gateway.relay import ClientLeft, Relay, outcome_of
@@ -106,7 +104,7 @@ class Run:
         self._facts_variant = ""
         self._finish_reason: str | None = None
         self._gate: Gate | None = None
-        self._transcript = Transcript() if can_move(request) else None
+        self._mover = Mover(request)
         self._is_open = False
         self._attempts = 0
         self._deaths = 0
@@ -142,6 +140,11 @@ class Run:
                 await self._attempt(queue)
             except NothingReceived as error:
                 if not error.on_kept and not self._may_go_on(error, queue):
+                    raise
+            except Parted:
+                self._mover.parted()
+                self._moves -= 1
+                if self._cycle.is_disconnected or not self._can_move():
                     raise
             except EngineFailed as error:
                 if not self._may_go_on(error, queue):
@@ -203,9 +206,13 @@ class Run:
 
     def _can_move(self) -> bool:
         """Whether the stream can go on at some variant."""
-        if self._transcript is None or not self._transcript.is_whole:
-            return False
-        return self._leave_out(self._service.without_continuing(self._admitted.deployment))
+        self._mover.stopped(
+            self._relay.first_byte_s if self._relay else None, self._service.clock.monotonic_s()
+        )
+        if self._mover.repeats:
+            return True
+        without = self._service.without_continuing(self._admitted.deployment)
+        return self._mover.continues and self._leave_out(without)
 
     def _leave_out(self, variants: frozenset[str]) -> bool:
         """Variants that cannot serve this request; False when there is no other."""
@@ -238,15 +245,18 @@ class Run:
 
     async def _at(self, replica: ReplicaEntry, queue: ReplicaQueue) -> None:
         facts = self._facts = self._service.facts(self._admitted.deployment, replica)
+        is_same_variant = self._facts_variant == replica.variant
         self._facts_variant = replica.variant
         is_moved = self._has_sent
         if is_moved and self._is_said():
             self._end_stream()
             return
-        if is_moved and not self._service.engine_of(facts).capabilities.continues:
+        can_continue = self._mover.continues and self._service.engine_of(facts).capabilities.continues
+        is_again = is_moved and self._mover.repeats and (is_same_variant or not can_continue)
+        if is_moved and not (is_again or can_continue):
             # Of a variant that came after this request.
             raise UnsupportedParameter("stream", f"{facts.engine} cannot go on behind a text")
-        call = self._call(facts, replica, queue)
+        call = self._call(facts, replica, queue, is_behind=is_moved and not is_again)
         if self._queue_s is None:
             self._queue_s = self._elapsed_s()
         self._serving = serving_of(facts, replica)
@@ -255,19 +265,20 @@ class Run:
             self._relay = self._new_relay(call)
         else:
             self._moves += 1
-            assert self._transcript is not None
-            self._relay.follow(FollowingReader(call.reader, self._transcript, self._relay.reader.usage))
+            self._relay.follow(self._mover.follow(call.reader, self._relay.reader.usage, is_again=is_again))
         await self._exchanged(call, replica, facts.timeout_s, self._relay)
 
-    def _call(self, facts: DeploymentEntry, replica: ReplicaEntry, queue: ReplicaQueue) -> Call:
+    def _call(
+        self, facts: DeploymentEntry, replica: ReplicaEntry, queue: ReplicaQueue, *, is_behind: bool
+    ) -> Call:
         variant = next((each for each in facts.variants if each.id == replica.variant), None)
         users = queue.in_flight_at(replica.id)
         self._gate = self._service.speculating.decide(facts.name, variant, users)
         hints = Hints(
             speculate=None if self._gate is None else self._gate.speculate,
             cache_salt=cache_salt(self._admitted.key.id),
-            sent_text=self._transcript.text if self._has_sent and self._transcript is not None else "",
-            sent_tokens=self._relay.reader.usage.completion_tokens if self._has_sent and self._relay else 0,
+            sent_text=self._mover.transcript.text if is_behind and self._mover.transcript else "",
+            sent_tokens=self._relay.reader.usage.completion_tokens if is_behind and self._relay else 0,
         )
         engine = self._service.engine_of(facts)
         return engine.call(self._request, facts, self._arrival.request_id, hints)
@@ -281,10 +292,12 @@ class Run:
 
     def _end_stream(self) -> None:
         assert self._relay is not None
-        assert self._transcript is not None
+        assert self._mover.transcript is not None
         reader = self._relay.reader
         self._finish_reason = reader.finish_reason or "length"
-        self._cycle.end_stream(ending(self._request, self._transcript, reader.usage, reader.finish_reason))
+        self._cycle.end_stream(
+            ending(self._request, self._mover.transcript, reader.usage, reader.finish_reason)
+        )
         self._relay.close()
 
     def _new_relay(self, call: Call) -> Relay:
@@ -296,7 +309,7 @@ class Run:
             mark=self._mark,
             wrote=self._first_token,
             now_s=self._service.clock.monotonic_s,
-            transcript=self._transcript,
+            transcript=self._mover.transcript,
         )
 
     async def _exchanged(self, call: Call, replica: ReplicaEntry, timeout_s: float, relay: Relay) -> None:
@@ -434,24 +447,9 @@ class Run:
         )
 
     def _served(self) -> Serving | None:
-        ticket, gate = self._ticket, self._gate
-        is_on = gate is not None and gate.speculate
-        if ticket.priority == "interactive" and not (ticket.held_s or self._moves or is_on):
-            return self._serving
-        serving = self._serving or Serving()
-        return msgspec.structs.replace(
-            serving,
-            speculation=self._speculation() if is_on else serving.speculation,
-            priority=ticket.priority,
-            held_s=round(ticket.held_s, 6),
-            moves=self._moves,
-        )
-
-    def _speculation(self) -> str | None:
-        """The method that was on."""
-        variants = self._facts.variants if self._facts is not None else ()
-        bands = [band for each in variants if each.id == self._facts_variant for band in each.speculation]
-        return bands[0].method if bands else None
+        is_on = self._gate is not None and self._gate.speculate
+        method = guessed_with(self._facts, self._facts_variant) if is_on else None
+        return served(self._serving, self._ticket, self._moves, speculates=is_on, method=method)
 
     def _cost_pusd(self, price: Price, usage: Usage) -> int:
         if not usage.total_tokens:
