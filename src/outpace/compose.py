@@ -142,11 +142,11 @@ def control_parts(settings: Settings) -> "ControlParts":
     )
 
 
-async def _prove(home: Home, model: str) -> None:
+async def _prove(home: Home, model: str, held: Callable[[], bool]) -> None:
     """Run `outpace.lab.prove` for a model. Raises EngineFailed."""
     from outpace.lab.apart import run_apart
 
-    await run_apart(home.logs / "prove.log", "outpace.lab.prove", str(home.artifacts), model)
+    await run_apart(home.logs / "prove.log", "outpace.lab.prove", str(home.artifacts), model, held=held)
 
 
 async def _profile(home: Home, spec: DeploymentSpec, engine: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from outpace.engines.protocol import Call, Engine, Reader
+from outpace.engines.protocol import NO_HINTS, Call, Engine, Hints, Reader
 from outpace.values.clock import SystemClock, sleep_blocking
 from outpace.values.deployment import Launch
 from outpace.values.requests import EngineBound
@@ -100,10 +100,10 @@ class RunningReplica:
             connection.close()
 
     def send(
-        self, request: EngineBound
+        self, request: EngineBound, hints: Hints = NO_HINTS
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse, Reader]:
         """Send a request; the answer is still to be read."""
-        call = self.engine.call(request, self.deployment, "req-test")
+        call = self.engine.call(request, self.deployment, "req-test", hints)
         connection = self.connection()
         headers = {**self._headers(), "content-type": "application/json"}
         try:
@@ -122,9 +122,9 @@ class RunningReplica:
         connection.request("POST", self._base + call.path, call.body, headers)
         return connection
 
-    def ask(self, request: EngineBound) -> Exchange:
+    def ask(self, request: EngineBound, hints: Hints = NO_HINTS) -> Exchange:
         """Send a request and read the whole answer through the reader. Raises what the reader raises."""
-        connection, response, reader = self.send(request)
+        connection, response, reader = self.send(request, hints)
         exchange = Exchange(reader)
         try:
             while piece := response.read1(65_536):

@@ -20,6 +20,7 @@ from tests.contract.replicas import (
     wait_until,
 )
 
+from outpace.engines.protocol import Hints
 from outpace.engines.registry import ENGINES, engine
 from outpace.values.errors import InvalidInput, OutpaceError, UnsupportedParameter
 from outpace.values.requests import (
@@ -191,6 +192,28 @@ def test_same_seed_gives_the_same_text(replica: RunningReplica) -> None:
         for seed in (-7, -7, -7)
     }
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+def test_an_answer_goes_on_behind_its_text_where_that_is_declared(
+    replica: RunningReplica, make: Callable[..., Any]
+) -> None:
+    if not replica.engine.capabilities.continues:
+        pytest.skip("does not declare it")
+    request = make("Tell me about the sea.", max_tokens=24, stream=True)
+    streamed = replica.ask(request).events
+    pieces = [said for event in streamed for each in event["choices"] if (said := said_in(each))]
+    sent, rest = "".join(pieces[:12]), "".join(pieces[12:])
+    more = replica.ask(request, Hints(sent_text=sent, sent_tokens=12))
+    text = "".join(said_in(each) for event in more.events for each in event["choices"])
+    # Rounding may choose another word later on, but what comes next is no new beginning.
+    assert text[:12] == rest[:12]
+    assert more.reader.usage.completion_tokens == 12
+
+
+def said_in(choice: dict[str, Any]) -> str:
+    """The text of a streamed choice."""
+    return str((choice["delta"].get("content") if "delta" in choice else choice["text"]) or "")
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

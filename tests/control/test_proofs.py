@@ -1,6 +1,7 @@
 """When a proof is asked for, and for what."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -20,7 +21,11 @@ def served(home: Home, **changes: object) -> Served:
     return made
 
 
-async def prove_nothing(model: str) -> None:
+def is_starting() -> bool:
+    return False
+
+
+async def prove_nothing(model: str, held: Callable[[], bool]) -> None:
     """A proof that finds nothing out."""
 
 
@@ -47,7 +52,7 @@ async def test_a_format_that_the_user_chose_is_left_alone(home: Home) -> None:
 
 async def test_a_deployment_is_asked_about_once_and_not_at_its_start(home: Home) -> None:
     made = served(home)
-    proofs = Proofs(prove_nothing, {"chat": made}, ManualClock(), asyncio.Lock())
+    proofs = Proofs(prove_nothing, {"chat": made}, ManualClock(), asyncio.Lock(), is_starting)
     assert proofs.due(1_000.0) is None
     assert proofs.due(1_000.0 + SETTLE_S - 1) is None
     model = proofs.due(1_000.0 + SETTLE_S)
@@ -59,11 +64,12 @@ async def test_a_deployment_is_asked_about_once_and_not_at_its_start(home: Home)
 async def test_a_proof_waits_until_nothing_else_is_measured(home: Home) -> None:
     asked: list[str] = []
 
-    async def prove(model: str) -> None:
+    async def prove(model: str, held: Callable[[], bool]) -> None:
+        assert held is is_starting
         asked.append(model)
 
     alone = asyncio.Lock()
-    proofs = Proofs(prove, {}, ManualClock(), alone)
+    proofs = Proofs(prove, {}, ManualClock(), alone, is_starting)
     await alone.acquire()
     asking = asyncio.ensure_future(proofs.ask("m"))
     await asyncio.sleep(0)

@@ -17,6 +17,8 @@ from outpace.values.profile import Profile
 
 # Called with bytes done, and bytes in all where known.
 Progress = Callable[[int, int | None], None]
+# Called with a model and what says when to stand still.
+Prove = Callable[[str, Callable[[], bool]], Awaitable[None]]
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +109,9 @@ class ControlParts(msgspec.Struct, frozen=True, kw_only=True):
     models: Callable[[], list[dict[str, Any]]]
     # The value of an environment variable that holds a secret.
     secret: Callable[[str], str | None]
-    # Makes and gates faster formats of a model, in a process of its own. Raises OutpaceError. None: nobody does.
-    prove: Callable[[str], Awaitable[None]] | None = None
+    # Makes and gates faster formats of a model, in a process of its own that stands still while the function says so.
+    # Raises OutpaceError. None: nobody does.
+    prove: Prove | None = None
     # Measures a spec's variant on an engine, in a process of its own; cancelling ends it. Raises OutpaceError.
     # None: nobody does.
     profile: Callable[[DeploymentSpec, str], Awaitable[None]] | None = None

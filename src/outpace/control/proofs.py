@@ -1,10 +1,11 @@
 """Precisions are proven in the background: one model at a time, when its deployment has served for a while."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
+from outpace.control.parts import Prove
 from outpace.control.served import Served
 from outpace.engines.facts import PROVABLE
 from outpace.values.clock import Clock
@@ -21,15 +22,18 @@ class Proofs:
 
     def __init__(
         self,
-        prove: Callable[[str], Awaitable[None]],
+        prove: Prove,
         served: Mapping[str, Served],
         clock: Clock,
         alone: asyncio.Lock,
+        is_starting: Callable[[], bool],
     ) -> None:
         self._prove = prove
         self._served = served
         self._clock = clock
         self._alone = alone
+        # A replica is on its way up, and somebody may wait for it: proofs leave it the machine.
+        self._is_starting = is_starting
         self._asked: set[str] = set()
         self._here_since_s: dict[str, float] = {}
 
@@ -57,7 +61,7 @@ class Proofs:
         try:
             async with self._alone:
                 _LOG.info("proof_started", model=model)
-                await self._prove(model)
+                await self._prove(model, self._is_starting)
             _LOG.info("proof_ended", model=model)
         except (OutpaceError, OSError) as error:
             _LOG.warning("proof_failed", model=model, reason=str(error))

@@ -249,8 +249,7 @@ class Reconciler:
 
     async def _keep_standbys(self) -> None:
         """Engines imported ahead; while replicas start or have just begun, a refill would only slow them down."""
-        is_starting = any(life.state == "starting" for life in self.replicas.lives.values())
-        if is_starting or not all(self._may_refill(name) for name in self.served):
+        if self.replicas.is_starting() or not all(self._may_refill(name) for name in self.served):
             return
         wishes = [
             (self._standby_module(served), Ahead(imported, self._memory_ahead(served)))

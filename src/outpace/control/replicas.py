@@ -71,6 +71,10 @@ class Replicas:
         own = [life for life in self.lives.values() if life.deployment == deployment]
         return sorted(own, key=lambda life: (len(life.id), life.id))
 
+    def is_starting(self) -> bool:
+        """Whether a replica is on its way up."""
+        return any(life.state == "starting" for life in self.lives.values())
+
     def fetching(self, replica_id: str) -> Fetching | None:
         """How far the weights of a replica are on their way to its machine; None when none are."""
         return self._parts.pool.fetching(replica_id)

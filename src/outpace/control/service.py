@@ -140,7 +140,9 @@ class Control:
         # One experiment at a time: two would measure each other.
         alone = asyncio.Lock()
         if parts.prove is not None:
-            started.append(asyncio.create_task(Proofs(parts.prove, served, parts.clock, alone).run()))
+            is_starting = self.reconciler.replicas.is_starting
+            proofs = Proofs(parts.prove, served, parts.clock, alone, is_starting)
+            started.append(asyncio.create_task(proofs.run()))
         if parts.profile is not None:
             pressure, companions = self.reconciler.scaler.pressure, self.reconciler.companions
 

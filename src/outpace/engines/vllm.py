@@ -62,7 +62,9 @@ class Vllm(ServedEngine):
     """Adapter of `vllm_main`."""
 
     name = "vllm"
-    capabilities = Capabilities(tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS)
+    capabilities = Capabilities(
+        tasks=frozenset({"chat", "completions", "embeddings"}), parameters=PARAMETERS, continues=True
+    )
     quirks = Quirks(
         continues_with={"add_generation_prompt": False, "continue_final_message": True},
         has_cache_salt=True,
