@@ -16,8 +16,8 @@ from outpace.lab.making import produce, source_of
 from outpace.lab.openvino_scorer import openvino_scorer
 from outpace.lab.replica import LabVariant
 from outpace.precision.artifacts import digest_of
-from outpace.precision.gate import limits_sha256
 from outpace.precision.items import Item, ItemSet, Turn, shipped_items
+from outpace.precision.limits import limits_sha256
 from outpace.precision.measures import compare
 from outpace.precision.verdict import VerdictStore
 from outpace.values.clock import SystemClock

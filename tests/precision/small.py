@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.precision.items import Item, ItemSet, Turn
+from outpace.precision.limits import limits_sha256
 from outpace.precision.traces import Step, Trace
 from outpace.precision.verdict import Measured, Outcome, Subject, Verdict
 
@@ -115,7 +116,7 @@ def subject(precision: str = "q4_0", kv_precision: str = "f16") -> Subject:
         engine_version="1",
         machine="here",
         items_sha256="c" * 64,
-        limits_sha256="d" * 64,
+        limits_sha256=limits_sha256(),
     )
 
 

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 from tests.precision.small import FakeScorer, item_set, subject
 
-from outpace.precision.gate import decide, limits, run_gate
+from outpace.precision.gate import decide, run_gate
 from outpace.precision.items import Item
+from outpace.precision.limits import limits
 from outpace.precision.measures import ItemResult
 from outpace.precision.traces import Trace
 from outpace.values.clock import ManualClock

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 from tests.precision.small import subject, verdict
 
 from outpace.precision.verdict import VerdictStore
@@ -34,6 +35,13 @@ def test_verdicts_of_another_machine_or_engine_do_not_count(tmp_path: Path) -> N
     assert len(store.for_model("tiny", "here", "1")) == 1
     assert store.for_model("tiny", "elsewhere", "1") == []
     assert store.for_model("tiny", "here", "2") == []
+
+
+def test_verdicts_under_other_limits_do_not_count(tmp_path: Path) -> None:
+    store, made = VerdictStore(tmp_path), verdict("pass")
+    older = msgspec.structs.replace(made.subject, limits_sha256="d" * 64)
+    store.keep(msgspec.structs.replace(made, subject=older))
+    assert store.for_model("tiny", "here", "1") == []
 
 
 def test_the_summary_is_one_line_with_figures() -> None:

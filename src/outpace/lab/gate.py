@@ -13,8 +13,9 @@ from outpace.lab.llamacpp_scorer import SETTINGS, LlamaScorer
 from outpace.lab.openvino_scorer import openvino_scorer
 from outpace.lab.replica import LabVariant, running
 from outpace.lab.trace_cache import RecordingScorer, TokenScorer, recording_path
-from outpace.precision.gate import Watch, limits_sha256, run_gate
+from outpace.precision.gate import Watch, run_gate
 from outpace.precision.items import ItemSet
+from outpace.precision.limits import limits_sha256
 from outpace.precision.measures import ItemResult
 from outpace.precision.verdict import Subject, Verdict, VerdictStore
 from outpace.values.clock import Clock

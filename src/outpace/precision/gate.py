@@ -1,16 +1,13 @@
 """The gate: ask both, measure, stop as soon as the answer is clear. The decision is a pure function of the results."""
 
 import asyncio
-import hashlib
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from statistics import median
 
 import msgspec
 
 from outpace.precision.items import Item, ItemSet
+from outpace.precision.limits import Limit, limits
 from outpace.precision.measures import ItemResult, compare
 from outpace.precision.sequential import interval, is_shown_above, is_shown_below
 from outpace.precision.traces import Scorer
@@ -30,17 +27,6 @@ _WORST = 3
 _SHOWN_CHARACTERS = 400
 
 
-class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much of one metric is allowed, and how it is judged (limits.toml)."""
-
-    limit: float
-    cap: float
-    shown: bool
-    unit: str
-    source: str
-    floor: float = 0.0
-
-
 class Decision(msgspec.Struct, frozen=True):
     """What the results so far say; `undecided` means: go on, or out of items."""
 
@@ -52,17 +38,6 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 Watch = Callable[[int, int, Decision], None]
-
-
-@cache
-def limits() -> dict[str, Limit]:
-    """The limits that ship."""
-    return msgspec.convert(tomllib.loads(_limits_text()), dict[str, Limit])
-
-
-def limits_sha256() -> str:
-    """Hash of the limits: a verdict holds only for the limits it was made with."""
-    return hashlib.sha256(_limits_text().encode()).hexdigest()
 
 
 async def run_gate(
@@ -277,8 +252,3 @@ def _examples(results: Sequence[ItemResult], prompts: dict[str, str]) -> Iterato
             reference=result.reference_text[:_SHOWN_CHARACTERS],
             candidate=(result.candidate_text or "")[:_SHOWN_CHARACTERS],
         )
-
-
-@cache
-def _limits_text() -> str:
-    return files("outpace.precision").joinpath("limits.toml").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from outpace.precision.limits import limits_sha256
 from outpace.values.errors import StorageFailed
 
 Outcome = Literal["pass", "refuse", "undecided"]
@@ -113,12 +114,18 @@ class VerdictStore:
         return sorted(found, key=lambda verdict: -verdict.decided_at)
 
     def for_model(self, model: str, machine: str, engine_version: str) -> list[Verdict]:
-        """Every verdict on a model's formats that holds here and for this engine."""
+        """Every verdict on a model's formats that holds here, for this engine and under today's limits."""
+        wanted = (model, machine, engine_version, limits_sha256())
         return [
             verdict
             for verdict in self.all()
-            if (verdict.subject.model, verdict.subject.machine, verdict.subject.engine_version)
-            == (model, machine, engine_version)
+            if (
+                verdict.subject.model,
+                verdict.subject.machine,
+                verdict.subject.engine_version,
+                verdict.subject.limits_sha256,
+            )
+            == wanted
         ]
 
     def keep(self, verdict: Verdict) -> Path:
