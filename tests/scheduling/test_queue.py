@@ -338,6 +338,23 @@ async def test_a_request_goes_only_to_a_variant_that_can_serve_it() -> None:
     assert rig.take() == "b"
 
 
+async def test_a_request_that_failed_at_the_better_variant_tries_the_other_one() -> None:
+    better = VariantEntry(id="x", engine="echo", engine_model="d", speeds=((1, 100.0),))
+    other = VariantEntry(id="y", engine="echo", engine_model="d", speeds=((1, 10.0),))
+    rig = Rig()
+    rig.queue.update(entry(replica("a", 2, "x"), replica("b", 1, "y"), variants=(better, other)))
+    assert rig.take() == "a"
+    failed = rig.ticket()
+    failed.excluded = frozenset({"a"})
+    found = rig.queue.take(failed)
+    assert found is not None
+    assert found.id == "b"
+    # Full as that one is now, where it failed is better than nowhere.
+    again = rig.ticket()
+    again.excluded = frozenset({"a"})
+    assert rig.queue.take(again) is not None
+
+
 async def test_the_variant_that_serves_follows_the_load() -> None:
     one = VariantEntry(id="one", engine="echo", engine_model="d", speeds=((1, 100.0), (8, 110.0)))
     many = VariantEntry(id="many", engine="echo", engine_model="d", speeds=((1, 50.0), (8, 300.0)))

@@ -110,6 +110,10 @@ class Replicas:
         if ticket.unable:
             able = [replica for replica in able if replica.entry.variant not in ticket.unable]
         if len(self._variants) > 1:
+            if ticket.excluded:
+                # Where it failed is no place to try again only because its variant is the better one.
+                others = [each for each in able if each.entry.id not in ticket.excluded]
+                able = [each for each in others if each.has_place(now_s)] or able
             able = self._of_best_variant(able, now_s, num_waiting)
         return pick(able, ticket, now_s, self._homes)
 
