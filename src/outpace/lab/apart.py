@@ -43,6 +43,7 @@ async def run_apart(
             holding.cancel()
         if process.returncode is None:
             _signal(process.pid, signal.SIGKILL)
+            await process.wait()
 
 
 async def _hold(group: int, held: Callable[[], bool], clock: Clock) -> None:
