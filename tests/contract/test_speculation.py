@@ -56,16 +56,20 @@ async def test_openvino_is_told_per_request(smollm2_gguf: Path, tmp_path: Path) 
             answers = await asyncio.gather(
                 *(_written(session, adapter, speculate) for speculate in (True, False))
             )
-    (guessed, guessed_chunks), (plain, plain_chunks) = answers
+    (guessed, guessed_chunks, details), (plain, plain_chunks, plain_details) = answers
     # Rounding differs with the number of tokens in a step, so at near ties the texts may part.
     assert guessed
     assert plain
     # Right guesses come several at a time.
     assert guessed_chunks < plain_chunks
+    assert 0 < details["accepted_tokens"] <= details["drafted_tokens"]
+    assert "drafted_tokens" not in plain_details
 
 
-async def _written(session: aiohttp.ClientSession, adapter: Engine, speculate: bool) -> tuple[str, int]:
-    """Text and number of chunks of one greedy stream."""
+async def _written(
+    session: aiohttp.ClientSession, adapter: Engine, speculate: bool
+) -> tuple[str, int, dict[str, int]]:
+    """Text and number of chunks of one greedy stream, and what its usage tells of the output."""
     request = ChatRequest(
         model="m",
         messages=[UserMessage(content=code_edit(random.Random(3)))],
@@ -76,10 +80,12 @@ async def _written(session: aiohttp.ClientSession, adapter: Engine, speculate: b
     )
     call = adapter.call(request, entry("m", "openvino", "m"), "test", Hints(speculate=speculate))
     texts: list[str] = []
+    details: dict[str, int] = {}
     async with session.post(f"http://replica{call.path}", data=call.body) as response:
         response.raise_for_status()
         async for line in response.content:
             if line.startswith(b"data: {"):
-                choices = json.loads(line[6:])["choices"]
-                texts += [text for choice in choices if (text := choice["delta"].get("content"))]
-    return "".join(texts), len(texts)
+                event = json.loads(line[6:])
+                details = (event.get("usage") or {}).get("completion_tokens_details", details)
+                texts += [text for choice in event["choices"] if (text := choice["delta"].get("content"))]
+    return "".join(texts), len(texts), details

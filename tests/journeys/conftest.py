@@ -46,7 +46,8 @@ class Platform:
 
     @property
     def env(self) -> dict[str, str]:
-        return {**os.environ, "OUTPACE_HOME": str(self.home.root)}
+        # Formats are proven when a deployment has been idle for minutes: beside tests of other things.
+        return {"OUTPACE_PROVE": "off", **os.environ, "OUTPACE_HOME": str(self.home.root)}
 
     def up(self, *words: str) -> str:
         """Start it in the background; what it said."""

@@ -23,6 +23,7 @@ class Choice:
         self.index = index
         self.text = AnswerText(ask.stop)
         self.num_tokens = 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self.is_over = False
         # Characters before the next token, as completions' log-probabilities count them.
         self.offset = 0
@@ -51,7 +52,12 @@ class Answer:
     @property
     def usage(self) -> Usage:
         """Tokens read and written so far."""
-        return Usage(self._prompt_tokens, sum(choice.num_tokens for choice in self.choices))
+        return Usage(
+            self._prompt_tokens,
+            sum(choice.num_tokens for choice in self.choices),
+            drafted_tokens=sum(choice.drafted_tokens for choice in self.choices),
+            accepted_tokens=sum(choice.accepted_tokens for choice in self.choices),
+        )
 
     @property
     def is_over(self) -> bool:
@@ -76,6 +82,8 @@ class Answer:
         if choice.is_over:
             return b""
         choice.num_tokens += len(piece.tokens)
+        choice.drafted_tokens += piece.drafted
+        choice.accepted_tokens += piece.accepted
         said = choice.text.add([self._pieces[token] for token in piece.tokens], piece.logprobs)
         events = self._said(choice, said)
         if choice.text.is_stopped:

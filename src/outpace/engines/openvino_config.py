@@ -26,9 +26,6 @@ class OpenVinoSettings(
     # `lookup` guesses what follows from the text so far, for requests that are not told otherwise. It holds the
     # model twice.
     speculation: Literal["none", "lookup"] = "none"
-    # Most tokens guessed at a time, and the longest run of tokens that is looked for.
-    draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 6
-    lookup_tokens: Annotated[int, Meta(ge=1, le=16)] = 3
 
 
 class OpenVinoConfig(
@@ -50,14 +47,13 @@ class OpenVinoConfig(
     threads: int
 
 
-# What can be guessed is copied from the prompt, and a wrong guess costs as much as a right one: behind a short question
-# guessing took 7 % (docs/lab/LOG.md, 2026-11-25).
-_SHORTEST_PROMPT_TOKENS = 96
-_PROMPT_TOKENS_PER_GUESS = 32
+# Sequences that may fill their context at the same time, unless the setting says otherwise.
+_FULL_SEQUENCES = 8
 
 
-def guessed_tokens(most: int, prompt_tokens: int) -> int:
-    """How many tokens to guess at a time behind a prompt of this length; 0: none at all."""
-    if prompt_tokens < _SHORTEST_PROMPT_TOKENS:
-        return 0
-    return min(most, prompt_tokens // _PROMPT_TOKENS_PER_GUESS)
+def kept_tokens(config: OpenVinoConfig) -> int:
+    """Tokens whose keys and values are kept, over all sequences."""
+    return max(
+        config.kv_tokens or config.context_tokens * min(config.parallel, _FULL_SEQUENCES),
+        config.context_tokens,
+    )

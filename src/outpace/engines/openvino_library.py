@@ -9,14 +9,12 @@ import numpy as np
 import openvino
 import openvino_genai
 
-from outpace.engines.openvino_config import OpenVinoConfig, guessed_tokens
+from outpace.engines.openvino_config import OpenVinoConfig, kept_tokens
 from outpace.engines.openvino_wire import Piece, Sampling
 
 VERSION = str(openvino_genai.__version__)
 MODEL_FILE = "openvino_model.xml"
 BLOCK_TOKENS = 32
-# Sequences that may fill their context at the same time, unless the setting says otherwise.
-_FULL_SEQUENCES = 8
 # Blocks beyond what the sequences need: a fork or a preemption must not find none.
 _SPARE_BLOCKS = 8
 # Enough to see a grammar at work, not only compiled.
@@ -112,58 +110,14 @@ class GrammarTrial:
         return ""
 
 
-class Pipeline:
-    """The sequences in the engine, advanced one step at a time.
-
-    With `speculation: lookup` the model is loaded twice, because the library guesses for every sequence of a pipeline
-    or for none: those that are told to guess go to the second, the others pay nothing for them.
-    """
+class Lane:
+    """The library's pipeline: sequences in the engine, advanced one step at a time."""
 
     def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
-        self._plain = _Lane(config, folder)
-        self._guessing = _Lane(config, folder, guesses=True) if config.speculation == "lookup" else None
-        self._draft_tokens = config.draft_tokens
-        self._lanes = [lane for lane in (self._plain, self._guessing) if lane is not None]
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing is left to compute or to clean up."""
-        return all(lane.is_idle for lane in self._lanes)
-
-    @property
-    def kv_used_fraction(self) -> float:
-        """Share of the key and value memory that the last step used; of two the fuller one's."""
-        return max(lane.kv_used_fraction for lane in self._lanes)
-
-    def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
-        """Begin a sequence. Raises RuntimeError for what the library refuses."""
-        tokens = np.frombuffer(prompt, dtype=np.int64)
-        guesses = guessed_tokens(self._draft_tokens, len(tokens)) if sampling.speculates else 0
-        if self._guessing is not None and guesses:
-            self._guessing.add(sequence, tokens, sampling, guesses)
-        else:
-            self._plain.add(sequence, tokens, sampling)
-
-    def drop(self, sequence: int) -> None:
-        """Give a sequence up; the next step frees its memory."""
-        for lane in self._lanes:
-            lane.drop(sequence)
-
-    def step(self) -> list[Piece]:
-        """Advance every sequence; what each got. Raises RuntimeError."""
-        return [piece for lane in self._lanes if not lane.is_idle for piece in lane.step()]
-
-
-class _Lane:
-    """One pipeline of the library: its sequences guess, or none of them does."""
-
-    def __init__(self, config: OpenVinoConfig, folder: Path, *, guesses: bool = False) -> None:
         self._tokenizer = openvino_genai.Tokenizer(folder)
-        self._lookup_tokens = config.lookup_tokens
-        self._eos: int = self._tokenizer.get_eos_token_id()
-        given = properties(config) | ({"prompt_lookup": True} if guesses else {})
+        self.eos: int = self._tokenizer.get_eos_token_id()
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            folder, self._tokenizer, _scheduler(config), "CPU", **given
+            folder, self._tokenizer, _scheduler(config), "CPU", **properties(config)
         )
         self._handles: dict[int, Any] = {}
         self._with_logprobs: set[int] = set()
@@ -171,35 +125,30 @@ class _Lane:
 
     @property
     def is_idle(self) -> bool:
+        """Nothing is left to compute or to clean up."""
         return not self._handles and not self._pipeline.has_non_finished_requests()
 
     @property
     def kv_used_fraction(self) -> float:
+        """Share of the key and value memory that the last step used."""
         return float(self._pipeline.get_metrics().cache_usage) / 100.0
 
-    def add(
-        self,
-        sequence: int,
-        tokens: "np.ndarray[Any, np.dtype[np.int64]]",
-        sampling: Sampling,
-        guesses: int = 0,
-    ) -> None:
-        settings = _generation(sampling, self._eos)
-        if guesses:
-            settings.num_assistant_tokens = guesses
-            settings.max_ngram_size = self._lookup_tokens
+    def add(self, sequence: int, tokens: "np.ndarray[Any, np.dtype[np.int64]]", sampling: Sampling) -> None:
+        """Begin a sequence. Raises RuntimeError for what the library refuses."""
         self._handles[sequence] = self._pipeline.add_request(
-            sequence, openvino.Tensor(tokens.reshape(1, -1).copy()), settings
+            sequence, openvino.Tensor(tokens.reshape(1, -1).copy()), _generation(sampling, self.eos)
         )
         if sampling.wants_logprobs:
             self._with_logprobs.add(sequence)
 
     def drop(self, sequence: int) -> None:
+        """Give a sequence up; the next step frees its memory."""
         if sequence in self._handles:
             self._handles[sequence].cancel()
             self._dropped.add(sequence)
 
     def step(self) -> list[Piece]:
+        """Advance every sequence; what each got. Raises RuntimeError."""
         self._pipeline.step()
         return [piece for sequence in list(self._handles) if (piece := self._read(sequence))]
 
@@ -234,9 +183,7 @@ def _scheduler(config: OpenVinoConfig) -> Any:
     scheduler.max_num_batched_tokens = max(config.step_tokens, config.parallel)
     scheduler.enable_prefix_caching = config.prefix_caching
     scheduler.dynamic_split_fuse = True
-    all_tokens = config.kv_tokens or config.context_tokens * min(config.parallel, _FULL_SEQUENCES)
-    kept_tokens = max(all_tokens, config.context_tokens)
-    scheduler.num_kv_blocks = -(-kept_tokens // BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
+    scheduler.num_kv_blocks = -(-kept_tokens(config) // BLOCK_TOKENS) + config.parallel + _SPARE_BLOCKS
     return scheduler
 
 

@@ -79,9 +79,15 @@ def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, schema: str | None,
         stop_token_ids=tuple(ask.stop_token_ids),
         wants_logprobs=ask.logprobs,
         json_schema=schema,
-        # A grammar leaves few tokens to guess, and the library tells no probabilities of guessed ones.
-        speculates=ask.speculate and schema is None and not ask.logprobs,
+        speculates=ask.speculate and schema is None and _is_plain(ask),
     )
+
+
+def _is_plain(ask: Ask) -> bool:
+    """Nothing that only the library does; and what is sampled with a seed is the same at every load."""
+    has_penalties = ask.repetition_penalty != 1.0 or ask.presence_penalty or ask.frequency_penalty
+    is_seeded = ask.seed is not None and ask.temperature > 0 and ask.top_p > 0
+    return not (has_penalties or ask.min_tokens or ask.logprobs or is_seeded)
 
 
 def _seed(seed: int | None, index: int) -> int:

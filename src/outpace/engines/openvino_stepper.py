@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 
 from outpace.engines import child
-from outpace.engines.openvino_library import Pipeline
+from outpace.engines.openvino_pipeline import Pipeline
 from outpace.engines.openvino_wire import Add, Frames, Loaded, Order, Piece, Step, framed, take_config
 from outpace.values.clock import SystemClock
 

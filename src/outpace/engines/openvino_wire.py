@@ -58,6 +58,9 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     logprobs: list[float] = []
     # `stop`, `length`, `dropped`, or what went wrong.
     end: str | None = None
+    # Tokens that were guessed for this step, and those of them that were right.
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):

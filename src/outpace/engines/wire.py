@@ -18,6 +18,9 @@ class CompletionDetails(msgspec.Struct):
     """Parts of the output's tokens."""
 
     reasoning_tokens: int | None = None
+    # Ours: of speculation.
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct, omit_defaults=True):
@@ -37,6 +40,8 @@ class WireUsage(msgspec.Struct, omit_defaults=True):
             completion_tokens=self.completion_tokens,
             cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
             reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+            drafted_tokens=(completion.drafted_tokens or 0) if completion else 0,
+            accepted_tokens=(completion.accepted_tokens or 0) if completion else 0,
         )
 
 
@@ -112,13 +117,16 @@ def decode_marks(body: bytes) -> AnswerMarks:
 
 
 def encode_usage(usage: Usage) -> bytes:
-    """Usage as clients expect it, details included."""
+    """Usage as clients expect it, details included; what speculation did is added where it did something."""
+    output_details = {"reasoning_tokens": usage.reasoning_tokens}
+    if usage.drafted_tokens:
+        output_details |= {"drafted_tokens": usage.drafted_tokens, "accepted_tokens": usage.accepted_tokens}
     return ENCODE(
         {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+            "completion_tokens_details": output_details,
         }
     )

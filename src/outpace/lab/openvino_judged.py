@@ -19,8 +19,10 @@ import numpy as np
 
 from outpace.engines import child
 from outpace.engines.openvino_config import OpenVinoConfig
-from outpace.engines.openvino_graph import Graph, Logits, Tokens
-from outpace.engines.openvino_library import Pipeline, Tokenizer
+from outpace.engines.openvino_graph import Graph, Logits
+from outpace.engines.openvino_library import Tokenizer
+from outpace.engines.openvino_pages import Tokens
+from outpace.engines.openvino_pipeline import Pipeline
 from outpace.engines.openvino_weights import openvino_folder
 from outpace.engines.openvino_wire import Piece, Sampling
 from outpace.lab import openvino_talk as talk

@@ -1,0 +1,97 @@
+"""Guesses at what a sequence says next: what followed the last time it said what it says now. Pure.
+
+Prompt look-up (Saxena 2023, "Prompt Lookup Decoding"), with two things decided at each step instead of once: which run
+of tokens counts as a match, and how many tokens to guess behind it. A guess is as long as makes the most expected
+tokens per second, from how often guesses of its kind were right in this sequence and from what a step of so many
+tokens takes on this machine (Leviathan et al. 2023, arXiv 2211.17192, section 3.4). No gain, no guess.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+# Runs of tokens that are looked for, longest first. One token alone is found by chance all over a text. Chosen by
+# replaying answers (docs/lab/LOG.md, 2026-11-28), and so are the numbers below.
+_RUNS = (5, 3, 2)
+# Right and wrong tokens that a kind of match is taken to have had before the first guess.
+_BEFORE = ((6.0, 1.0), (2.0, 1.0), (0.5, 1.0))
+# What earlier guesses of a sequence still count after one more.
+_FADE = 0.9
+MOST_GUESSED = 23
+
+
+class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step of the engine takes by the tokens in it: measured points, rising, straight lines between them."""
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def of(self, num_tokens: int) -> float:
+        """Seconds; beyond the last point by the line through the first and the last one."""
+        if num_tokens <= self.tokens[-1] or len(self.tokens) == 1:
+            return float(np.interp(num_tokens, self.tokens, self.seconds))
+        per_token_s = (self.seconds[-1] - self.seconds[0]) / (self.tokens[-1] - self.tokens[0])
+        return self.seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
+
+
+class Others(msgspec.Struct, frozen=True):
+    """What else is in the step: tokens to compute, and tokens that sequences will get out of it."""
+
+    computed: int = 0
+    expected: float = 0.0
+
+
+class Lookup:
+    """One sequence: its tokens so far, where each run of them was last followed by what, and how guesses fared."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens: list[int] = []
+        # Where what followed a run begins; the last place wins.
+        self._after: dict[tuple[int, ...], int] = {}
+        self._right = [right for right, _ in _BEFORE]
+        self._tried = [right + wrong for right, wrong in _BEFORE]
+        self._kind = 0
+        self.add(tokens)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """What was said in addition."""
+        for token in tokens:
+            end = len(self._tokens)
+            for length in _RUNS:
+                if end >= length:
+                    self._after[tuple(self._tokens[end - length :])] = end
+            self._tokens.append(token)
+
+    def guess(self, costs: StepCosts, others: Others, room: int) -> tuple[list[int], float]:
+        """At most `room` tokens that may come next, and how many this sequence gets from the step on average."""
+        start = self._match()
+        if start is None:
+            return [], 1.0
+        chance = self._right[self._kind] / self._tried[self._kind]
+        most = min(room, MOST_GUESSED, len(self._tokens) - start)
+        best, length, gained = 0.0, 0, 1.0
+        expected, all_right = 1.0, 1.0
+        for guessed in range(most + 1):
+            rate = (others.expected + expected) / costs.of(others.computed + 1 + guessed)
+            if rate > best:
+                best, length, gained = rate, guessed, expected
+            all_right *= chance
+            expected += all_right
+        return self._tokens[start : start + length], gained
+
+    def judge(self, guessed: int, right: int) -> None:
+        """How many of the last guess's tokens were right; those behind the first wrong one were not tried."""
+        if not guessed:
+            return
+        tried = right + (right < guessed)
+        self._right[self._kind] = _FADE * self._right[self._kind] + right
+        self._tried[self._kind] = _FADE * self._tried[self._kind] + tried
+
+    def _match(self) -> int | None:
+        for kind, length in enumerate(_RUNS):
+            start = self._after.get(tuple(self._tokens[-length:]))
+            if start is not None:
+                self._kind = kind
+                return start
+        return None

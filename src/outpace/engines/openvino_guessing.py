@@ -1,0 +1,181 @@
+"""Sequences that guess ahead, on a graph that is run by ourselves.
+
+OpenVINO GenAI's own look-up guesses the same number of tokens for every sequence at every step, takes one token for a
+match, and tells nobody how its guesses fare. Here each step guesses what pays on this machine, per sequence.
+"""
+
+import itertools
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
+from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_graph import Graph, Logits, Part
+from outpace.engines.openvino_pages import Seat, Tokens
+from outpace.engines.openvino_wire import Piece, Sampling
+from outpace.engines.sampling import pick
+from outpace.values.clock import SystemClock
+
+# Steps of so many tokens are timed at the start, the quickest of some rounds each.
+_TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
+_TIMED_ROUNDS = 5
+_CLOCK = SystemClock()
+
+
+class _Sequence:
+    """One sequence and its seat."""
+
+    def __init__(self, prompt: Tokens, seat: Seat, sampling: Sampling) -> None:
+        self.prompt = prompt
+        self.seat = seat
+        self.sampling = sampling
+        self.lookup = Lookup(prompt.tolist())
+        self.dice = np.random.default_rng(sampling.seed)
+        # Tokens whose keys and values are in the pages, and what was said.
+        self.past = seat.known_tokens
+        self.said: list[int] = []
+        self.guess: list[int] = []
+        self.is_dropped = False
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be guessed: the last one is never a guess."""
+        return self.sampling.max_tokens - len(self.said) - 1
+
+    def reading(self, most: int) -> Part:
+        """The next piece of the prompt."""
+        tokens = self.prompt[self.past : self.past + most]
+        return Part(tokens=tokens, past=self.past, pages=self.seat.pages)
+
+    def deciding(self) -> Part:
+        """The last token said, and the guess behind it."""
+        tokens = np.array([self.said[-1], *self.guess], dtype=np.int64)
+        return Part(tokens=tokens, past=self.past, pages=self.seat.pages, num_rows=len(tokens))
+
+
+class GuessingLane:
+    """The sequences that guess, advanced one step at a time."""
+
+    def __init__(self, config: OpenVinoConfig, folder: Path, eos: int) -> None:
+        self._graph = Graph(config, folder)
+        self._eos = eos
+        self._step_tokens = config.step_tokens
+        self._keeps_prefixes = config.prefix_caching
+        self._sequences: dict[int, _Sequence] = {}
+        self.costs = timed(self._graph)
+
+    @property
+    def is_idle(self) -> bool:
+        """No sequence is left."""
+        return not self._sequences
+
+    @property
+    def kv_used_fraction(self) -> float:
+        """Share of the pages that sequences hold."""
+        return self._graph.pages.used_fraction
+
+    def add(self, number: int, prompt: Tokens, sampling: Sampling) -> bool:
+        """Begin a sequence; False when there are no pages for it."""
+        seat = self._graph.pages.take(prompt, len(prompt) + sampling.max_tokens)
+        if seat is None:
+            return False
+        self._sequences[number] = _Sequence(prompt, seat, sampling)
+        return True
+
+    def drop(self, number: int) -> None:
+        """Give a sequence up; the next step frees its pages."""
+        if number in self._sequences:
+            self._sequences[number].is_dropped = True
+
+    def step(self) -> list[Piece]:
+        """Advance every sequence; what each got. Raises RuntimeError when the engine fails."""
+        pieces = [
+            Piece(number, [], end="dropped") for number, one in self._sequences.items() if one.is_dropped
+        ]
+        for piece in pieces:
+            self._end(piece.id)
+        if not self._sequences:
+            return pieces
+        parts = self._parts()
+        for (number, part), rows in zip(parts.items(), self._graph.run(list(parts.values())), strict=True):
+            one = self._sequences[number]
+            one.past += len(part.tokens)
+            if one.past < len(one.prompt):
+                continue
+            if not one.said and self._keeps_prefixes:
+                self._graph.pages.keep(one.prompt, one.seat)
+            pieces.append(self._decided(number, one, rows))
+        return pieces
+
+    def _parts(self) -> dict[int, Part]:
+        """What every sequence has computed in this step; prompts share what deciding ones leave."""
+        parts, others = {}, Others(computed=sum(bool(one.said) for one in self._sequences.values()))
+        for number, one in self._sequences.items():
+            if not one.said:
+                continue
+            others = msgspec.structs.replace(others, computed=others.computed - 1)
+            one.guess, expected = one.lookup.guess(self.costs, others, one.room)
+            parts[number] = one.deciding()
+            others = Others(others.computed + 1 + len(one.guess), others.expected + expected)
+        left = max(1, self._step_tokens - others.computed)
+        for number, one in self._sequences.items():
+            if not one.said and left > 0:
+                parts[number] = one.reading(left)
+                left -= len(parts[number].tokens)
+        return parts
+
+    def _decided(self, number: int, one: _Sequence, rows: Logits) -> Piece:
+        """Follow the guess as far as the model says the same."""
+        guess, one.guess = one.guess, []
+        fresh: list[int] = []
+        end, right = None, 0
+        for at, row in enumerate(rows):
+            token = pick(row, one.sampling, one.dice)
+            fresh.append(token)
+            end = self._ending(one, token, len(one.said) + len(fresh))
+            if end is not None or at == len(guess) or token != guess[at]:
+                break
+            right += 1
+        # What was computed behind a wrong guess is overwritten.
+        one.past -= len(guess) - right
+        one.said += fresh
+        one.lookup.add(fresh)
+        one.lookup.judge(len(guess), right)
+        if end is not None:
+            self._end(number)
+        return Piece(number, fresh, end=end, drafted=len(guess), accepted=right)
+
+    def _ending(self, one: _Sequence, token: int, num_said: int) -> str | None:
+        sampling = one.sampling
+        if token in sampling.stop_token_ids or (token == self._eos and not sampling.ignore_eos):
+            return "stop"
+        return "length" if num_said >= sampling.max_tokens else None
+
+    def _end(self, number: int) -> None:
+        self._graph.pages.give_back(self._sequences.pop(number).seat)
+
+
+def timed(graph: Graph) -> StepCosts:
+    """What steps take on this machine now, by their tokens; also the graph's warm-up.
+
+    A step of another length than the one before takes longer, since the engine prepares for it. Guesses differ from
+    step to step, plain steps do not: so only the shortest is timed behind one of its own length.
+    """
+    took_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
+    for _ in range(_TIMED_ROUNDS):
+        _step_s(graph, _TIMED_TOKENS[0])
+        for num_tokens in _TIMED_TOKENS:
+            took_s[num_tokens] = min(took_s[num_tokens], _step_s(graph, num_tokens))
+    # A longer step is not quicker, whatever one moment showed.
+    rising = itertools.accumulate(took_s.values(), max)
+    return StepCosts(tokens=_TIMED_TOKENS, seconds=tuple(rising))
+
+
+def _step_s(graph: Graph, num_tokens: int) -> float:
+    tokens = np.zeros(num_tokens, dtype=np.int64)
+    began_s = _CLOCK.monotonic_s()
+    graph.run([Part(tokens=tokens, past=0, pages=(0,), num_rows=num_tokens)])
+    return _CLOCK.monotonic_s() - began_s

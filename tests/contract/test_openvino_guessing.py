@@ -1,0 +1,159 @@
+"""Sequences that guess, on the real model: they say what the model finds likeliest, and end as others do."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.weights import made_artifacts, smollm2_gguf
+
+from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.openvino_graph import Graph
+from outpace.engines.openvino_library import Tokenizer
+from outpace.engines.openvino_pages import Tokens
+from outpace.engines.openvino_pipeline import Pipeline
+from outpace.engines.openvino_weights import openvino_folder
+from outpace.engines.openvino_wire import Piece, Sampling
+from outpace.lab.prompts import code_edit
+
+__all__ = ["smollm2_gguf"]
+
+# Between a step of one token and one of several the rounding differs.
+_TIE = 0.15
+
+
+class Loaded:
+    """The pipeline with both kinds of sequences, and a graph of its own to judge them."""
+
+    def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
+        self.tokenizer = Tokenizer(folder)
+        self.pipeline = Pipeline(config, folder)
+        self.judge = Graph(config, folder)
+
+    def prompt(self, text: str) -> Tokens:
+        written = self.tokenizer.rendered([{"role": "user", "content": text}], {})
+        return self.tokenizer.encode(written, adds_first=False)
+
+    def said(self, *asked: tuple[Tokens, Sampling]) -> list[list[Piece]]:
+        """All pieces of these sequences, which run together."""
+        for number, (prompt, sampling) in enumerate(asked):
+            self.pipeline.add(number, prompt.tobytes(), sampling)
+        pieces: list[list[Piece]] = [[] for _ in asked]
+        while not self.pipeline.is_idle:
+            for piece in self.pipeline.step():
+                pieces[piece.id].append(piece)
+        return pieces
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    config = OpenVinoConfig(
+        socket_path="",
+        model_path=str(smollm2_gguf),
+        artifacts_dir=str(made_artifacts()),
+        alias="m",
+        model="smollm2-135m-instruct",
+        parallel=4,
+        context_tokens=1024,
+        threads=2,
+        kv_tokens=4096,
+        speculation="lookup",
+    )
+    return Loaded(config, openvino_folder(config, tmp_path_factory.mktemp("openvino")))
+
+
+def greedy(max_tokens: int, *, speculates: bool = True, ignores_end: bool = False) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens, seed=1, temperature=0.0, speculates=speculates, ignore_eos=ignores_end
+    )
+
+
+def tokens_of(pieces: list[Piece]) -> Tokens:
+    return np.array([token for piece in pieces for token in piece.tokens], dtype=np.int64)
+
+
+def test_every_token_is_the_likeliest_behind_those_before_it(loaded: Loaded) -> None:
+    prompts = [loaded.prompt(code_edit(random.Random(seed))) for seed in (3, 4)]
+    prompts += [loaded.prompt("What is the capital of France?")]
+    both = loaded.said(*((prompt, greedy(64, ignores_end=True)) for prompt in prompts))
+    for prompt, pieces in zip(prompts, both, strict=True):
+        said = tokens_of(pieces)
+        assert (len(said), pieces[-1].end) == (64, "length")
+        (rows,) = loaded.judge.follow([(prompt, said)])
+        assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
+        # Of every step one token is the model's own.
+        assert sum(piece.accepted for piece in pieces) == len(said) - len(pieces)
+        assert all(piece.accepted <= piece.drafted for piece in pieces)
+    # Code that is said again is guessed right, several tokens a step.
+    assert sum(piece.accepted for piece in both[0]) > 16
+
+
+def test_the_end_of_an_answer_is_counted_as_the_library_counts_it(loaded: Loaded) -> None:
+    prompt = loaded.prompt("What is the capital of France?")
+    guessing, plain = (
+        loaded.said((prompt, greedy(200, speculates=speculates)))[0] for speculates in (True, False)
+    )
+    assert guessing[-1].end == plain[-1].end == "stop"
+    assert tokens_of(guessing)[-1] == tokens_of(plain)[-1]
+
+
+def test_a_token_that_ends_and_the_last_one_allowed_end_it_inside_a_guess(loaded: Loaded) -> None:
+    prompt = loaded.prompt(code_edit(random.Random(3)))
+    whole = tokens_of(loaded.said((prompt, greedy(40, ignores_end=True)))[0])
+    ends = Sampling(max_tokens=40, seed=1, temperature=0.0, ignore_eos=True, stop_token_ids=(int(whole[29]),))
+    (pieces,) = loaded.said((prompt, ends))
+    first = int(np.flatnonzero(whole == whole[29])[0])
+    assert (pieces[-1].end, tokens_of(pieces).tolist()) == ("stop", whole[: first + 1].tolist())
+    for length in (1, 2, 17):
+        (pieces,) = loaded.said((prompt, greedy(length, ignores_end=True)))
+        assert (len(tokens_of(pieces)), pieces[-1].end) == (length, "length")
+
+
+def test_what_is_drawn_by_chance_comes_as_often_as_without_guesses(loaded: Loaded) -> None:
+    prompt = loaded.prompt("Answer with one word: yes or no?")
+
+    def first_tokens(*, speculates: bool) -> dict[int, float]:
+        asked = [
+            (prompt, Sampling(max_tokens=1, seed=seed, temperature=1.0, top_k=3, speculates=speculates))
+            for seed in range(300)
+        ]
+        said = [int(tokens_of(pieces)[0]) for batch in batches(asked) for pieces in loaded.said(*batch)]
+        return {token: said.count(token) / len(said) for token in set(said)}
+
+    guessing, plain = first_tokens(speculates=True), first_tokens(speculates=False)
+    # Five standard deviations of a share of 300.
+    assert all(abs(guessing.get(token, 0) - share) < 0.2 for token, share in plain.items())
+    assert guessing.keys() == plain.keys()
+
+
+def batches(asked: list[tuple[Tokens, Sampling]]) -> Iterator[list[tuple[Tokens, Sampling]]]:
+    for start in range(0, len(asked), 4):
+        yield asked[start : start + 4]
+
+
+def test_a_sequence_that_is_given_up_frees_its_pages(loaded: Loaded) -> None:
+    prompt = loaded.prompt(code_edit(random.Random(3)))
+    before = loaded.pipeline.kv_used_fraction
+    loaded.pipeline.add(7, prompt.tobytes(), greedy(300, ignores_end=True))
+    loaded.pipeline.step()
+    loaded.pipeline.step()
+    assert loaded.pipeline.kv_used_fraction > before
+    loaded.pipeline.drop(7)
+    assert [(piece.id, piece.end) for piece in loaded.pipeline.step()] == [(7, "dropped")]
+    assert loaded.pipeline.is_idle
+    assert loaded.pipeline.kv_used_fraction == before
+
+
+def test_more_than_the_pages_hold_goes_without_guesses(loaded: Loaded) -> None:
+    prompt = loaded.prompt(code_edit(random.Random(3)))
+    long = greedy(1024 - len(prompt) - 1)
+    numbers = range(20, 26)
+    for number in numbers:
+        loaded.pipeline.add(number, prompt.tobytes(), long)
+    pieces = [piece for _ in range(6) for piece in loaded.pipeline.step()]
+    assert {piece.id for piece in pieces if piece.tokens} == {*numbers}
+    for number in numbers:
+        loaded.pipeline.drop(number)
+    while not loaded.pipeline.is_idle:
+        loaded.pipeline.step()

@@ -1,0 +1,85 @@
+"""What is guessed, and how much of it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
+
+# A step of 24 tokens takes as long as one of 1, and one that takes 24 times as long.
+FREE = StepCosts(tokens=(1, 24), seconds=(0.01, 0.01))
+DEAR = StepCosts(tokens=(1, 24), seconds=(0.01, 0.24))
+TEXT = [*range(100, 140), 7, 8, 9]
+
+
+def guessed(lookup: Lookup, costs: StepCosts = FREE, others: Others = Others(), room: int = 99) -> list[int]:
+    return lookup.guess(costs, others, room)[0]
+
+
+def test_what_followed_the_last_time_is_guessed() -> None:
+    lookup = Lookup([*TEXT, 1, 2, 100, 101, 102])
+    assert guessed(lookup) == TEXT[3 : 3 + MOST_GUESSED]
+
+
+def test_of_two_places_the_later_one_counts() -> None:
+    assert guessed(Lookup([5, 6, 1, 0, 5, 6, 2, 0, 5, 6]), room=1) == [2]
+
+
+def test_one_token_alone_is_no_match() -> None:
+    assert guessed(Lookup([*TEXT, 1, 2, 100])) == []
+
+
+def test_there_is_room_for_no_more_than_asked() -> None:
+    lookup = Lookup([*TEXT, 100, 101, 102])
+    assert len(guessed(lookup, room=4)) == 4
+    assert guessed(lookup, room=0) == []
+
+
+def test_where_a_token_costs_a_step_nothing_is_guessed() -> None:
+    assert guessed(Lookup([*TEXT, 100, 101, 102]), DEAR) == []
+
+
+def test_a_full_step_is_guessed_into_less_than_an_empty_one() -> None:
+    costs = StepCosts(tokens=(1, 24), seconds=(0.011, 0.030))
+    alone = guessed(Lookup([*TEXT, 100, 101, 102]), costs)
+    beside = guessed(Lookup([*TEXT, 100, 101, 102]), costs, Others(16, 16.0))
+    assert len(alone) > len(beside)
+
+
+def test_wrong_guesses_make_them_short_and_right_ones_long_again() -> None:
+    costs = StepCosts(tokens=(1, 24), seconds=(0.011, 0.030))
+    lookup = Lookup([*TEXT, 100, 101, 102])
+    before = len(guessed(lookup, costs))
+    for _ in range(20):
+        lookup.judge(len(guessed(lookup, costs)) or 1, 0)
+    worse = len(guessed(lookup, costs))
+    for _ in range(60):
+        lookup.judge(8, 8)
+    assert worse < before <= len(guessed(lookup, costs))
+
+
+@given(
+    tokens=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    room=st.integers(0, 40),
+    seconds=st.tuples(st.floats(0.001, 0.1), st.floats(0.0, 1.0)),
+    others=st.tuples(st.integers(0, 64), st.floats(0.0, 64.0)),
+)
+def test_a_guess_is_a_piece_of_the_text_and_fits(
+    tokens: list[int], room: int, seconds: tuple[float, float], others: tuple[int, float]
+) -> None:
+    first_s, more_s = seconds
+    costs = StepCosts(tokens=(1, 24), seconds=(first_s, first_s + more_s))
+    guess, expected = Lookup(tokens).guess(costs, Others(*others), room)
+    assert len(guess) <= min(room, MOST_GUESSED)
+    assert 1.0 <= expected <= 1.0 + len(guess)
+    assert any(tokens[at : at + len(guess)] == guess for at in range(len(tokens) + 1))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.floats(0.001, 1.0)), min_size=1, max_size=8),
+    st.integers(1, 400),
+)
+def test_more_tokens_never_take_less(points: list[tuple[int, float]], num_tokens: int) -> None:
+    tokens = tuple(sorted({each for each, _ in points}))
+    seconds = tuple(sorted(seconds for _, seconds in points)[: len(tokens)])
+    costs = StepCosts(tokens=tokens, seconds=seconds)
+    assert costs.of(num_tokens) <= costs.of(num_tokens + 1) + 1e-12
