@@ -5,9 +5,16 @@ from hypothesis import strategies as st
 
 from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
 
+
+def costs_of(first_s: float, last_s: float, anew_s: float = 0.0) -> StepCosts:
+    """A step of 1 token, one of 24, and what a change of length takes in addition."""
+    return StepCosts(
+        tokens=(1, 24), steady_s=(first_s, last_s), changed_s=(first_s + anew_s, last_s + anew_s)
+    )
+
+
 # A step of 24 tokens takes as long as one of 1, and one that takes 24 times as long.
-FREE = StepCosts(tokens=(1, 24), seconds=(0.01, 0.01))
-DEAR = StepCosts(tokens=(1, 24), seconds=(0.01, 0.24))
+FREE, DEAR = costs_of(0.01, 0.01), costs_of(0.01, 0.24)
 TEXT = [*range(100, 140), 7, 8, 9]
 
 
@@ -39,14 +46,22 @@ def test_where_a_token_costs_a_step_nothing_is_guessed() -> None:
 
 
 def test_a_full_step_is_guessed_into_less_than_an_empty_one() -> None:
-    costs = StepCosts(tokens=(1, 24), seconds=(0.011, 0.030))
+    costs = costs_of(0.011, 0.030)
     alone = guessed(Lookup([*TEXT, 100, 101, 102]), costs)
     beside = guessed(Lookup([*TEXT, 100, 101, 102]), costs, Others(16, 16.0))
     assert len(alone) > len(beside)
 
 
+def test_a_guess_that_does_not_pay_for_the_change_of_length_is_not_made() -> None:
+    text = [*TEXT, 1, 101, 102]
+    assert guessed(Lookup(text), costs_of(0.02, 0.04, anew_s=0.001))
+    assert guessed(Lookup(text), costs_of(0.02, 0.04, anew_s=0.05)) == []
+    # Where another one guesses the length changes all the same.
+    assert guessed(Lookup(text), costs_of(0.02, 0.04, anew_s=0.05), Others(8, 12.0, has_guesses=True))
+
+
 def test_wrong_guesses_make_them_short_and_right_ones_long_again() -> None:
-    costs = StepCosts(tokens=(1, 24), seconds=(0.011, 0.030))
+    costs = costs_of(0.011, 0.030)
     lookup = Lookup([*TEXT, 100, 101, 102])
     before = len(guessed(lookup, costs))
     for _ in range(20):
@@ -67,7 +82,7 @@ def test_a_guess_is_a_piece_of_the_text_and_fits(
     tokens: list[int], room: int, seconds: tuple[float, float], others: tuple[int, float]
 ) -> None:
     first_s, more_s = seconds
-    costs = StepCosts(tokens=(1, 24), seconds=(first_s, first_s + more_s))
+    costs = costs_of(first_s, first_s + more_s)
     guess, expected = Lookup(tokens).guess(costs, Others(*others), room)
     assert len(guess) <= min(room, MOST_GUESSED)
     assert 1.0 <= expected <= 1.0 + len(guess)
@@ -81,5 +96,5 @@ def test_a_guess_is_a_piece_of_the_text_and_fits(
 def test_more_tokens_never_take_less(points: list[tuple[int, float]], num_tokens: int) -> None:
     tokens = tuple(sorted({each for each, _ in points}))
     seconds = tuple(sorted(seconds for _, seconds in points)[: len(tokens)])
-    costs = StepCosts(tokens=tokens, seconds=seconds)
+    costs = StepCosts(tokens=tokens, steady_s=seconds, changed_s=seconds)
     assert costs.of(num_tokens) <= costs.of(num_tokens + 1) + 1e-12

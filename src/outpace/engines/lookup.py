@@ -25,21 +25,25 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
     """What a step of the engine takes by the tokens in it: measured points, rising, straight lines between them."""
 
     tokens: tuple[int, ...]
-    seconds: tuple[float, ...]
+    # Behind a step of another length, for which the engine prepares anew; and behind one of the same length.
+    changed_s: tuple[float, ...]
+    steady_s: tuple[float, ...]
 
-    def of(self, num_tokens: int) -> float:
+    def of(self, num_tokens: int, *, is_steady: bool = False) -> float:
         """Seconds; beyond the last point by the line through the first and the last one."""
+        seconds = self.steady_s if is_steady else self.changed_s
         if num_tokens <= self.tokens[-1] or len(self.tokens) == 1:
-            return float(np.interp(num_tokens, self.tokens, self.seconds))
-        per_token_s = (self.seconds[-1] - self.seconds[0]) / (self.tokens[-1] - self.tokens[0])
-        return self.seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
+            return float(np.interp(num_tokens, self.tokens, seconds))
+        per_token_s = (seconds[-1] - seconds[0]) / (self.tokens[-1] - self.tokens[0])
+        return seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
 
 
 class Others(msgspec.Struct, frozen=True):
-    """What else is in the step: tokens to compute, and tokens that sequences will get out of it."""
+    """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess."""
 
     computed: int = 0
     expected: float = 0.0
+    has_guesses: bool = False
 
 
 class Lookup:
@@ -73,7 +77,10 @@ class Lookup:
         best, length, gained = 0.0, 0, 1.0
         expected, all_right = 1.0, 1.0
         for guessed in range(most + 1):
-            rate = (others.expected + expected) / costs.of(others.computed + 1 + guessed)
+            # Steps without guesses are as long as the one before; those with guesses hardly ever.
+            is_steady = not guessed and not others.has_guesses
+            step_s = costs.of(others.computed + 1 + guessed, is_steady=is_steady)
+            rate = (others.expected + expected) / step_s
             if rate > best:
                 best, length, gained = rate, guessed, expected
             all_right *= chance

@@ -8,7 +8,6 @@ import itertools
 import math
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
@@ -19,7 +18,7 @@ from outpace.engines.openvino_wire import Piece, Sampling
 from outpace.engines.sampling import pick
 from outpace.values.clock import SystemClock
 
-# Steps of so many tokens are timed at the start, the quickest of some rounds each.
+# Steps of so many tokens are timed at the start.
 _TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
 _TIMED_ROUNDS = 5
 _CLOCK = SystemClock()
@@ -112,14 +111,17 @@ class GuessingLane:
 
     def _parts(self) -> dict[int, Part]:
         """What every sequence has computed in this step; prompts share what deciding ones leave."""
-        parts, others = {}, Others(computed=sum(bool(one.said) for one in self._sequences.values()))
-        for number, one in self._sequences.items():
-            if not one.said:
-                continue
-            others = msgspec.structs.replace(others, computed=others.computed - 1)
+        deciding = {number: one for number, one in self._sequences.items() if one.said}
+        parts, others = {}, Others(len(deciding), float(len(deciding)))
+        for number, one in deciding.items():
+            others = Others(others.computed - 1, others.expected - 1, others.has_guesses)
             one.guess, expected = one.lookup.guess(self.costs, others, one.room)
             parts[number] = one.deciding()
-            others = Others(others.computed + 1 + len(one.guess), others.expected + expected)
+            others = Others(
+                others.computed + 1 + len(one.guess),
+                others.expected + expected,
+                others.has_guesses or bool(one.guess),
+            )
         left = max(1, self._step_tokens - others.computed)
         for number, one in self._sequences.items():
             if not one.said and left > 0:
@@ -159,19 +161,19 @@ class GuessingLane:
 
 
 def timed(graph: Graph) -> StepCosts:
-    """What steps take on this machine now, by their tokens; also the graph's warm-up.
-
-    A step of another length than the one before takes longer, since the engine prepares for it. Guesses differ from
-    step to step, plain steps do not: so only the shortest is timed behind one of its own length.
-    """
-    took_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
+    """What steps take on this machine now, by their tokens: the quickest of some rounds. Also the graph's warm-up."""
+    changed_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
+    steady_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
     for _ in range(_TIMED_ROUNDS):
-        _step_s(graph, _TIMED_TOKENS[0])
         for num_tokens in _TIMED_TOKENS:
-            took_s[num_tokens] = min(took_s[num_tokens], _step_s(graph, num_tokens))
+            changed_s[num_tokens] = min(changed_s[num_tokens], _step_s(graph, num_tokens))
+            steady_s[num_tokens] = min(steady_s[num_tokens], _step_s(graph, num_tokens))
     # A longer step is not quicker, whatever one moment showed.
-    rising = itertools.accumulate(took_s.values(), max)
-    return StepCosts(tokens=_TIMED_TOKENS, seconds=tuple(rising))
+    return StepCosts(
+        tokens=_TIMED_TOKENS,
+        changed_s=tuple(itertools.accumulate(changed_s.values(), max)),
+        steady_s=tuple(itertools.accumulate(steady_s.values(), max)),
+    )
 
 
 def _step_s(graph: Graph, num_tokens: int) -> float:
