@@ -289,6 +289,7 @@ class Replicas:
             socket_dir=str(self._parts.home.sockets),
             token=life.token,
             engine_settings=settings_of(served.wanted.spec, resolved),
+            memory_bytes=life.memory_bytes,
         )
         spec = served.wanted.spec
         require_placeable(spec, has_machines=self._parts.has_machines)

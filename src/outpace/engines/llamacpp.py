@@ -113,6 +113,7 @@ class LlamaCpp:
             context_tokens=order.context_tokens,
             threads=order.threads,
             embeddings="embeddings" in order.tasks,
+            memory_bytes=order.memory_bytes,
         )
         weights = tuple(filter(None, (order.artifact_path, settings.draft_path)))
         return child.launch_module(_MODULE, config, path, order.token, weights)

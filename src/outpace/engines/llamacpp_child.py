@@ -55,8 +55,12 @@ _LOG_SOURCE = re.compile(r"^\w+(?:\s\s*\w+)*:\s+")
 
 
 def main() -> None:
+    """Serve what the command line says."""
+    serve(child.read_config(LlamaConfig))
+
+
+def serve(config: LlamaConfig) -> None:
     """Load the model, serve until SIGTERM or SIGINT."""
-    config = child.read_config(LlamaConfig)
     signals = {signal.SIGTERM, signal.SIGINT}
     # Blocked before llama.cpp starts its threads, which inherit the mask: only `sigwait` below sees them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -51,3 +51,5 @@ class LlamaConfig(LlamaSettings, frozen=True, forbid_unknown_fields=True, kw_onl
     context_tokens: int
     threads: int
     embeddings: bool = False
+    # What the replica takes in all, as far as it is known: taken from the kernel before the engine wants it.
+    memory_bytes: int = 0

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from outpace.engines import child
+from outpace.engines import child, memory_ahead
+from outpace.engines.llamacpp_config import LlamaConfig
 
 _OPENMP = "libgomp.so.1"
 _SEARCH = "LD_LIBRARY_PATH"
@@ -17,19 +18,28 @@ _WHEEL_LIBRARIES = Path("cmeel.prefix/lib")
 
 def main() -> None:
     """Become `llamacpp_child`."""
-    serve = prepare().main
+    _require_openmp()
+    config = child.read_config(LlamaConfig)
+    memory_ahead.take(config.memory_bytes)
+    child.phases.ended("memory")
+    serve = prepare().serve
     child.phases.ended("import")
-    serve()
+    serve(config)
 
 
 def prepare() -> ModuleType:
-    """Import llama.cpp; first start over once with the wheel's OpenMP when the system has none."""
+    """Import llama.cpp."""
+    _require_openmp()
+    return importlib.import_module("outpace.engines.llamacpp_child")
+
+
+def _require_openmp() -> None:
+    """Start over once with the wheel's OpenMP when the system has none."""
     folder = bundled_openmp(sys.path)
     if folder is not None and not _is_loadable(_OPENMP):
         searched = [str(folder), *filter(None, [os.environ.get(_SEARCH)])]
         # The loader reads the variable when a program starts, so only a new start sees it.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, _SEARCH: ":".join(searched)})
-    return importlib.import_module("outpace.engines.llamacpp_child")
 
 
 def bundled_openmp(search: list[str]) -> Path | None:

@@ -21,7 +21,6 @@ _LOOK_EVERY_S = 0.1
 _ASLEEP_DEADLINE_S = 120.0
 # After what stands by is there, so that nothing of its start runs beside the measurement.
 _SETTLE_S = 1.0
-_QUESTION = [{"role": "user", "content": "Say hello."}]
 _CLOSE_TO_ALL = 0.95
 # Of a replica's price, by memory, while nothing is awake: an imported one has the memory of a replica at hand
 # (decision 0041), for every sleeping deployment of its engine together.
@@ -93,12 +92,17 @@ async def wake(platform: Platform, step: str, runs: int, clock: Clock, say: Call
             say(f"{step}: wake {run + 1} of {runs}")
             await asleep(platform, STEPS[step], clock)
             asked_at = clock.wall_s()
-            sample = await client.ask(_QUESTION, 4, clock.monotonic_s())
+            sample = await client.ask(_question(run), 4, clock.monotonic_s())
             if sample.ttft_s is None:
                 raise EngineFailed(f"{platform.name} did not answer: {sample.error or 'no text came'}")
             waits.append(sample.ttft_s)
             bills += await _bills_since(platform, asked_at, STEPS[step], clock)
     return Woken(step=step, first_token_s=tuple(waits), bills=tuple(bills))
+
+
+def _question(number: int) -> list[dict[str, str]]:
+    """Another one each time: an answer whose prompt was read before comes sooner."""
+    return [{"role": "user", "content": f"Say hello to visitor {number}."}]
 
 
 def prices(
@@ -125,7 +129,7 @@ async def crowd(platform: Platform, callers: int, clock: Clock) -> Crowd:
     async with LoadClient(_target(platform), clock) as client:
         began_s = clock.monotonic_s()
         samples: list[Sample] = await asyncio.gather(
-            *(client.ask(_QUESTION, 1, began_s) for _ in range(callers))
+            *(client.ask(_question(caller), 1, began_s) for caller in range(callers))
         )
     errors: dict[str, int] = {}
     for sample in samples:

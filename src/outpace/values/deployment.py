@@ -157,6 +157,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     socket_dir: str
     token: str
     engine_settings: dict[str, str | int | float | bool] = {}
+    # What the replica takes by the memory arithmetic; 0: not known.
+    memory_bytes: int = 0
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,13 @@ import msgspec
 
 # In the order in which they happen; an engine has those that it tells.
 # place: the order reaches the pool and a process is there · fetch: weights come to a machine that lacks them
-# process: the interpreter starts · import: the engine's code
+# process: the interpreter starts · memory: is taken from the kernel ahead · import: the engine's code
 # weights: read into memory · load, compile, warm_up: the engine's own · first_token: the probe's · canary: its prompts
 PHASES = (
     "place",
     "fetch",
     "process",
+    "memory",
     "import",
     "weights",
     "load",
