@@ -387,14 +387,12 @@ class Models:
             self._store.pull(found.model, found.to_pull, watch)
 
     def _shipped_precision(self, spec: DeploymentSpec) -> str:
-        """The precision to look up in the catalogue; a format that can be made starts from what was shipped."""
+        """The precision to look up in the catalogue."""
         from outpace.catalogue import find_card
-        from outpace.precision.recipes import recipes
+        from outpace.precision.recipes import source_precision
 
         card = find_card(spec.model or "")
-        shipped = [weights.precision for weights in card.artifacts] if card else []
-        is_made = spec.precision not in ("auto", *shipped) and spec.precision in recipes()
-        return "auto" if is_made else spec.precision
+        return source_precision(spec.precision, [each.precision for each in card.artifacts] if card else [])
 
     def list_price(self, model: str) -> Price | None:
         """The list price of a catalogue model; None for anything else."""

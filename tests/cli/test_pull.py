@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from outpace.catalogue.cards import Card
 from outpace.catalogue.store import Progress
 from outpace.cli import pull
-from outpace.values.errors import ModelNotFound, WeightsInvalid
+from outpace.cli.weights import fetch_weights
+from outpace.values.errors import InvalidInput, ModelNotFound, WeightsInvalid
+from outpace.values.home import Home
 
 
 @pytest.fixture
@@ -108,3 +110,12 @@ def test_a_pipe_sees_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with pull.watching("tiny") as watch:
         watch(Progress("downloading", 1, 2))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("cards")
+def test_a_format_that_is_made_here_starts_from_the_shipped_weights(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    fetch_weights(home, "tiny", "q8_0", is_quiet=True)
+    assert list(home.artifacts.rglob("weights.gguf"))
+    with pytest.raises(InvalidInput, match="has no weights at 'q9_9'"):
+        fetch_weights(home, "tiny", "q9_9", is_quiet=True)

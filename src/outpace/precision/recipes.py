@@ -1,6 +1,7 @@
 """GGUF formats as data: which ggml type each tensor of a file gets."""
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -58,6 +59,12 @@ def recipes() -> dict[str, Recipe]:
     return {
         name: msgspec.convert({**table, "name": name}, Recipe) for name, table in tomllib.loads(text).items()
     }
+
+
+def source_precision(precision: str, shipped: Sequence[str]) -> str:
+    """What to look up for a wish: a format that is made here starts from the weights that `auto` stands for."""
+    is_made = precision not in ("auto", *shipped) and precision in recipes()
+    return "auto" if is_made else precision
 
 
 def _place(tensor: str, layers: int) -> tuple[str, float]:
