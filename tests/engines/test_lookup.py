@@ -1,5 +1,6 @@
 """What is guessed, and how much of it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,3 +99,22 @@ def test_more_tokens_never_take_less(points: list[tuple[int, float]], num_tokens
     seconds = tuple(sorted(seconds for _, seconds in points)[: len(tokens)])
     costs = StepCosts(tokens=tokens, steady_s=seconds, changed_s=seconds)
     assert costs.of(num_tokens) <= costs.of(num_tokens + 1) + 1e-12
+
+
+def test_steps_are_learnt_from_and_a_slower_machine_is_slower_for_all() -> None:
+    costs = costs_of(0.010, 0.040, anew_s=0.005)
+    for _ in range(100):
+        costs = costs.seen(1, 0.020, is_steady=True)
+    assert costs.of(1, is_steady=True) == pytest.approx(0.020, rel=0.01)
+    # What was not seen moved along, in the same order.
+    assert costs.of(1, is_steady=True) < costs.of(1) < costs.of(12) < costs.of(24)
+    assert 0.04 < costs.of(24) < 0.09
+    for _ in range(200):
+        costs = costs.seen(12, 0.030, is_steady=False).seen(1, 0.020, is_steady=True)
+    assert costs.of(12) == pytest.approx(0.030, rel=0.15)
+    assert costs.of(1, is_steady=True) == pytest.approx(0.020, rel=0.15)
+
+
+def test_one_step_that_was_held_up_is_not_believed() -> None:
+    costs = costs_of(0.010, 0.040)
+    assert costs.seen(1, 3.0, is_steady=True).of(1, is_steady=True) < 0.0115

@@ -19,6 +19,8 @@ _BEFORE = ((6.0, 1.0), (2.0, 1.0), (0.5, 1.0))
 # What earlier guesses of a sequence still count after one more.
 _FADE = 0.9
 MOST_GUESSED = 23
+# How much of what a step was off moves every point, how much more those next to it, and the most that is believed.
+_ALL_FOLLOW, _NEXT_FOLLOW, _MOST_OFF = 0.1, 0.03, 2.0
 
 
 class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,28 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
             return float(np.interp(num_tokens, self.tokens, seconds))
         per_token_s = (seconds[-1] - seconds[0]) / (self.tokens[-1] - self.tokens[0])
         return seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
+
+    def seen(self, num_tokens: int, took_s: float, *, is_steady: bool) -> "StepCosts":
+        """After a step of so many tokens took so long.
+
+        The points next to it follow most. All others follow: a machine that is slower now is slower for them too,
+        and what is not tried any more must not be judged by how the machine was.
+        """
+        off = took_s / self.of(num_tokens, is_steady=is_steady)
+        off = min(_MOST_OFF, max(1 / _MOST_OFF, off))
+        # Shares of the points on both sides; the last point's beyond it.
+        near = [float(np.interp(num_tokens, self.tokens, unit)) for unit in np.eye(len(self.tokens))]
+        moved = {
+            name: tuple(
+                point_s * off ** (_ALL_FOLLOW + (_NEXT_FOLLOW * share if is_steady == steady else 0.0))
+                for point_s, share in zip(points_s, near, strict=True)
+            )
+            for name, points_s, steady in (
+                ("changed_s", self.changed_s, False),
+                ("steady_s", self.steady_s, True),
+            )
+        }
+        return StepCosts(tokens=self.tokens, **moved)
 
 
 class Others(msgspec.Struct, frozen=True):

@@ -65,6 +65,8 @@ class GuessingLane:
         self._keeps_prefixes = config.prefix_caching
         self._sequences: dict[int, _Sequence] = {}
         self.costs = timed(self._graph)
+        # In the last step: one of another length takes longer.
+        self._last_tokens = 0
 
     @property
     def is_idle(self) -> bool:
@@ -99,7 +101,7 @@ class GuessingLane:
         if not self._sequences:
             return pieces
         parts = self._parts()
-        for (number, part), rows in zip(parts.items(), self._graph.run(list(parts.values())), strict=True):
+        for (number, part), rows in zip(parts.items(), self._run(list(parts.values())), strict=True):
             one = self._sequences[number]
             one.past += len(part.tokens)
             if one.past < len(one.prompt):
@@ -128,6 +130,18 @@ class GuessingLane:
                 parts[number] = one.reading(left)
                 left -= len(parts[number].tokens)
         return parts
+
+    def _run(self, parts: list[Part]) -> list[Logits]:
+        """One step of the graph; what it took is learnt."""
+        began_s = _CLOCK.monotonic_s()
+        rows = self._graph.run(parts)
+        took_s = _CLOCK.monotonic_s() - began_s
+        num_tokens = sum(len(part.tokens) for part in parts)
+        # Reading is another kind of step.
+        if num_tokens == sum(part.num_rows for part in parts):
+            self.costs = self.costs.seen(num_tokens, took_s, is_steady=num_tokens == self._last_tokens)
+        self._last_tokens = num_tokens
+        return rows
 
     def _decided(self, number: int, one: _Sequence, rows: Logits) -> Piece:
         """Follow the guess as far as the model says the same."""
