@@ -75,6 +75,8 @@ async def test_following_its_own_continuation_it_finds_what_it_said(smollm2_gguf
             await scorer.answer(item("word " * 600))
 
 
+# Two gates and a conversion, beside whatever else CI has left running: 117 s were seen.
+@pytest.mark.timeout(300)
 async def test_faithful_weights_are_near_and_a_broken_layer_is_refused(
     smollm2_gguf: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from outpace.engines.protocol import Engine
 from outpace.engines.registry import engine
+from outpace.engines.wire import WireUsage
 from outpace.lab.figures import LoadFigures, Sample, summed
 from outpace.lab.gangs import Gangs
 from outpace.lab.workload import Conversation, Turn
@@ -233,16 +234,6 @@ async def in_turns(
     return found
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = 0
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
 class _Timings(msgspec.Struct):
     draft_n: int = 0
     draft_n_accepted: int = 0
@@ -259,7 +250,7 @@ class _Choice(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
+    usage: WireUsage | None = None
     timings: _Timings | None = None
     error: Any = None
 
@@ -279,7 +270,7 @@ class _Answer:
         self._first_s: float | None = None
         self._last_s = asked_s
         self._longest_gap_s = 0.0
-        self._usage: _Usage | None = None
+        self._usage: WireUsage | None = None
         self._timings = _Timings()
         self._pieces: list[str] = []
         self._is_done = False
@@ -314,19 +305,19 @@ class _Answer:
 
     def sample(self, now_s: float, began_s: float) -> Sample:
         """The request as it ended now."""
-        usage = self._usage or _Usage()
+        usage = (self._usage or WireUsage()).value()
         if self.error is None and self._usage is None:
             self.error = "the stream ended without usage" if self._is_done else "the stream was cut"
-        details = usage.prompt_tokens_details
         return Sample(
             began_s=self._asked_s - began_s,
             first_s=None if self._first_s is None else self._first_s - began_s,
             ended_s=(self._last_s if self._first_s is not None else now_s) - began_s,
             prompt_tokens=usage.prompt_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
+            cached_tokens=usage.cached_tokens,
             output_tokens=usage.completion_tokens,
-            drafted_tokens=self._timings.draft_n,
-            accepted_tokens=self._timings.draft_n_accepted,
+            # llama.cpp's own server tells them beside usage, the platform in it.
+            drafted_tokens=self._timings.draft_n or usage.drafted_tokens,
+            accepted_tokens=self._timings.draft_n_accepted or usage.accepted_tokens,
             longest_gap_s=self._longest_gap_s,
             error=self.error,
             text="".join(self._pieces),
