@@ -40,3 +40,11 @@ def test_it_is_there_is_used_and_goes() -> None:
     assert taken >= 195
     assert used <= taken + 10
     assert left < 50
+
+
+@pytest.mark.parametrize("num_bytes", [-1, 0, 1, 4096, 8192])
+def test_next_to_nothing_is_taken_and_given_back(num_bytes: int) -> None:
+    script = (
+        f"from outpace.engines import memory_ahead as m; m.take({num_bytes}); m.take({num_bytes}); m.let_go()"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from outpace.engines.sampling import Row, pick
 
 
 def sampling(**given: float | int) -> Sampling:
-    return Sampling(**{"max_tokens": 1, "seed": 0, "temperature": 1.0, **given})  # type: ignore[arg-type]
+    return msgspec.structs.replace(Sampling(max_tokens=1, seed=0, temperature=1.0), **given)
 
 
 def drawn(row: Row, how: Sampling, times: int = 4_000) -> dict[int, float]:

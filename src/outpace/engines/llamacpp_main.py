@@ -20,11 +20,20 @@ def main() -> None:
     """Become `llamacpp_child`."""
     _require_openmp()
     config = child.read_config(LlamaConfig)
-    memory_ahead.take(config.memory_bytes)
+    memory_ahead.take(allocated_bytes(config))
     child.phases.ended("memory")
     serve = prepare().serve
     child.phases.ended("import")
     serve(config)
+
+
+def allocated_bytes(config: LlamaConfig) -> int:
+    """What the replica allocates itself: its weights are mapped, and taking their size too would drive them out."""
+    try:
+        return config.memory_bytes - Path(config.model_path).stat().st_size
+    except OSError:
+        # The child says what is wrong with the weights.
+        return 0
 
 
 def prepare() -> ModuleType:

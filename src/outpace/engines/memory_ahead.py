@@ -58,6 +58,8 @@ def let_go() -> None:
 def _fault_in(libc: ctypes.CDLL, block: int, num_bytes: int) -> None:
     start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
     pages = max(0, block + num_bytes - start) // mmap.PAGESIZE
+    if not pages:
+        return
     num_threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     share = -(-pages // num_threads) * mmap.PAGESIZE
     end = start + pages * mmap.PAGESIZE

@@ -20,7 +20,7 @@ from outpace.values.clock import SystemClock
 
 # Steps of so many tokens are timed at the start.
 _TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
-_TIMED_ROUNDS = 5
+_TIMED_ROUNDS = 2
 _CLOCK = SystemClock()
 
 

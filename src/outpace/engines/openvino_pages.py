@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import OrderedDict
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -81,11 +80,11 @@ class Pages:
             known.append(page)
         return known
 
-    def _beginnings(self, prompt: Tokens, num_tokens: int) -> "list[bytes]":
+    def _beginnings(self, prompt: Tokens, num_tokens: int) -> list[bytes]:
         """A name for every beginning of whole pages within the first `num_tokens`."""
         names, before = [], b""
         for end in range(self._page_tokens, num_tokens + 1, self._page_tokens):
-            own: Any = prompt[end - self._page_tokens : end].tobytes()
+            own = prompt[end - self._page_tokens : end].tobytes()
             before = hashlib.blake2b(before + own, digest_size=_DIGEST_BYTES).digest()
             names.append(before)
         return names
