@@ -89,7 +89,9 @@ async def test_it_comes_with_the_load_serves_beside_the_main_one_and_leaves(
         document = deployment_document(rig.reconciler.served["chat"], rig.reconciler)
         assert [variant["serves"] for variant in document["variants"]] == [False, True]
         assert (document["desired"], len(document["replicas"])) == (1, 1)
-        assert document["variants_reason"] == "echo from 6 users on; 32 now"
+        assert document["variants_reason"] == (
+            "echo from 6 users on, at 2.0 prompt tokens per output token; 32 now"
+        )
         await under_load(rig, 1, "chat@1")
         await rig.until(lambda: SECOND not in rig.lives)
         assert rig.failures == []

@@ -56,6 +56,23 @@ def test_a_burst_or_a_load_below_the_cross_over_does_not_bring_it() -> None:
     assert not after(History(), seen(7), 0.0, 600.0)[0].is_up
 
 
+def test_one_user_who_asks_again_and_again_brings_it_but_rare_requests_do_not() -> None:
+    """Requests of 2 s, for which the companion is the faster one already at one user, with pauses."""
+    alone = Edges(up=1, down=1)
+
+    def asks(pause_s: float, for_s: float) -> bool:
+        history, now_s = History(), 0.0
+        while now_s < for_s and not history.is_up:
+            history, _ = after(history, seen(1, edges=alone), now_s, 2.0)
+            if not history.is_up:
+                history, _ = after(history, seen(0, edges=alone), now_s + 2.0, pause_s)
+            now_s += 2.0 + pause_s
+        return history.is_up
+
+    assert asks(pause_s=5.0, for_s=120.0)
+    assert not asks(pause_s=120.0, for_s=7200.0)
+
+
 def test_between_the_two_edges_everything_stays_as_it_is() -> None:
     up, _ = after(History(), seen(8), 0.0, 20.0)
     assert up.is_up

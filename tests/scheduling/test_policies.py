@@ -15,12 +15,25 @@ from outpace.scheduling.reserve import may_take
 from outpace.scheduling.retries import MOST_SAVED, RETRY_SHARE, RetryBudget
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
-from outpace.scheduling.variants import SWITCH_AFTER_S, Option, choose, speed_at
+from outpace.scheduling.variants import (
+    SWITCH_AFTER_S,
+    Mix,
+    Option,
+    choose,
+    choose_alone,
+    cross_over,
+    mix_of,
+    promised,
+    speed_at,
+)
 from outpace.values.snapshot import VariantEntry
 
 # As measured on two AVX2 cores (docs/lab): one answers a single user faster, the other many.
 LLAMA = Option("llamacpp", 1, ((1, 107.0), (8, 165.0), (32, 169.0)))
 OPENVINO = Option("openvino", 1, ((1, 55.0), (8, 180.0), (32, 300.0)))
+# With VNNI one still answers short questions sooner, but reads prompts seven times more slowly.
+LLAMA_VNNI = Option("llamacpp", 1, ((1, 105.0), (8, 170.0), (32, 175.0)), 400.0, 0.8)
+OPENVINO_VNNI = Option("openvino", 1, ((1, 98.0), (8, 380.0), (32, 700.0)), 2900.0, 0.8)
 
 
 def ticket(prefix: bytes | None = None, tokens: int = 10) -> Ticket:
@@ -47,6 +60,46 @@ def test_the_variant_follows_profile_and_load(
     users: int, current: str | None, served_s: float, chosen: str
 ) -> None:
     assert choose([LLAMA, OPENVINO], users, current, served_s) == chosen
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "output_tokens", "current", "chosen"),
+    [
+        (30, 100, None, "llamacpp"),
+        (30, 100, "openvino", "llamacpp"),
+        (320, 160, None, "openvino"),
+        (320, 160, "llamacpp", "openvino"),
+        (2000, 50, "llamacpp", "openvino"),
+        (0, 100, None, "llamacpp"),
+    ],
+)
+def test_a_request_alone_goes_where_its_own_prompt_and_answer_are_soonest_done(
+    prompt_tokens: int, output_tokens: int, current: str | None, chosen: str
+) -> None:
+    mix = mix_of(prompt_tokens, output_tokens)
+    assert choose_alone([LLAMA_VNNI, OPENVINO_VNNI], current, mix) == chosen
+
+
+def test_prompts_like_those_of_the_measurement_leave_its_speeds_as_they_are() -> None:
+    assert promised(LLAMA_VNNI, 1, Mix(0.8)) == pytest.approx(105.0)
+    # 100 tokens at 105 tok/s, of which 0.8 prompt tokens each are known; 420 more to read at 400/s.
+    assert promised(LLAMA_VNNI, 1, mix_of(500, 100)) == pytest.approx(100 / (100 / 105 + 420 / 400))
+
+
+def test_longer_prompts_move_the_cross_over_down() -> None:
+    assert cross_over(LLAMA_VNNI, OPENVINO_VNNI, mix=mix_of(30, 100)) == 3
+    assert cross_over(LLAMA_VNNI, OPENVINO_VNNI, mix=mix_of(320, 160)) == 1
+    # Without a rate of reading for both, prompts say nothing.
+    assert cross_over(LLAMA, OPENVINO_VNNI, mix=mix_of(9000, 10)) == cross_over(LLAMA, OPENVINO_VNNI)
+
+
+@given(st.floats(1, 1000), st.floats(10, 10_000), st.floats(0, 20), st.floats(0, 200), st.floats(0, 200))
+def test_more_to_read_is_never_sooner_done(
+    speed: float, prefill: float, measured_at: float, less: float, more: float
+) -> None:
+    option = Option("a", 1, ((1, speed),), prefill, measured_at)
+    less, more = sorted((less, more))
+    assert promised(option, 1, Mix(more)) <= promised(option, 1, Mix(less)) <= speed / 0.3 * 1.001
 
 
 def test_without_figures_there_is_no_choice() -> None:

@@ -78,6 +78,7 @@ def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
         engine_settings=settings_of(spec, resolved),
         speeds=figures.speeds,
         prefill_tokens_per_s=figures.prefill_tokens_per_s,
+        read_per_output=figures.read_per_output,
         in_flight=figures.in_flight,
         # What an engine cannot be told per request is decided at its launch.
         speculation=tuple(band for band in figures.speculation if band.method == resolved.speculation)

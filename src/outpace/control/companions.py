@@ -8,8 +8,9 @@ from outpace.control.parts import ControlParts, Resolved
 from outpace.control.served import Served
 from outpace.control.specs import same_spec
 from outpace.control.store import Wanted
+from outpace.scheduling.autoscale import Pressure
 from outpace.scheduling.companions import MADE_ROOM_S, Edges, History, Sight, decide, left
-from outpace.scheduling.variants import Option, cross_over
+from outpace.scheduling.variants import Mix, Option, cross_over, mix_of
 from outpace.values.clock import Clock
 
 _LOG = structlog.get_logger()
@@ -94,7 +95,7 @@ class Companions:
         known = self._all[name]
         self._set(known, msgspec.structs.replace(known.history, is_up=True), "it was there before")
 
-    def step(self, main: Served, *, users: int, is_wanted: bool, num_ready: int) -> None:
+    def step(self, main: Served, pressure: Pressure, *, is_wanted: bool, num_ready: int) -> None:
         """Decide again: `num_ready` replicas of the main variant answer, and `is_wanted` that any shall."""
         known = self._all.get(main.id)
         if known is None or main.resolved is None:
@@ -102,9 +103,9 @@ class Companions:
             return
         self._follow(known, main.resolved.companion)
         if main.resolved.profile is not None and known.served.capacity.speeds:
-            known.edges = edges(main, known.served, max(1, num_ready))
+            known.edges = edges(main, known.served, max(1, num_ready), pressure)
         sight = Sight(
-            users=users,
+            users=pressure.waiting + pressure.running,
             edges=known.edges,
             is_possible=is_wanted and known.served.is_here,
             is_main_ready=num_ready > 0,
@@ -139,12 +140,19 @@ class Companions:
         known.history = history
 
 
-def edges(main: Served, companion: Served, num_main: int) -> Edges | None:
-    """Between which loads which of two variants is faster, by their profiles."""
-    one, two = _option(main, num_main), _option(companion, 1)
-    up, down = cross_over(one, two), cross_over(one, two, gain=1.0)
+def edges(main: Served, companion: Served, num_main: int, pressure: Pressure) -> Edges | None:
+    """Between which loads which of two variants is faster, by their profiles and by what requests are like."""
+    one, two, mix = option_of(main, num_main), option_of(companion, 1), mix_seen(pressure)
+    up, down = cross_over(one, two, mix=mix), cross_over(one, two, gain=1.0, mix=mix)
     return None if up is None or down is None else Edges(up=up, down=down)
 
 
-def _option(served: Served, num_replicas: int) -> Option:
-    return Option(served.id, num_replicas, served.capacity.speeds)
+def mix_seen(pressure: Pressure) -> Mix:
+    """What a deployment's requests have been like lately."""
+    return mix_of(pressure.traffic.input_tokens, pressure.traffic.output_tokens)
+
+
+def option_of(served: Served, num_replicas: int) -> Option:
+    """A variant as the choice between variants sees it."""
+    known = served.capacity
+    return Option(served.id, num_replicas, known.speeds, known.prefill_tokens_per_s, known.read_per_output)

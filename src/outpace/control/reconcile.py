@@ -376,8 +376,7 @@ class Reconciler:
         capacity = msgspec.structs.replace(served.capacity, helper=helper)
         desired = self.scaler.step(name, capacity, num_ready, served.expected_load_s)
         pressure = self.scaler.pressure(name, now_s)
-        users = pressure.waiting + pressure.running
-        self.companions.step(served, users=users, is_wanted=desired > 0, num_ready=num_ready)
+        self.companions.step(served, pressure, is_wanted=desired > 0, num_ready=num_ready)
 
     def num_ready(self, served: Served) -> int:
         """Replicas of a variant that answer."""

@@ -188,6 +188,7 @@ class Served:
             places=resolved.parallel,
             speeds=figures.speeds,
             prefill_tokens_per_s=figures.prefill_tokens_per_s,
+            read_per_output=figures.read_per_output,
         )
 
     @property

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from outpace.control.companions import edges
+from outpace.control.companions import edges, mix_seen, option_of
 from outpace.control.parts import Resolved
 from outpace.control.reconcile import Reconciler
 from outpace.control.scaler import Scaler
@@ -16,8 +16,9 @@ from outpace.fleet.replicas import Life
 from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
+from outpace.scheduling.autoscale import Pressure
 from outpace.scheduling.profiles import best_concurrency
-from outpace.scheduling.variants import Option, choose
+from outpace.scheduling.variants import choose
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
 from outpace.values.starts import StartBill
@@ -89,24 +90,28 @@ def variants_reason(main: Served, reconciler: Reconciler) -> str | None:
     if main.resolved.profile is None or second.profile is None:
         missing = main.resolved if main.resolved.profile is None else second
         return f"{missing.engine} is to be measured first: {missing.profile_reason}"
-    found = edges(main, companion.served, max(1, len(reconciler.replicas.of(main.id))))
+    pressure = _pressure(main, reconciler)
+    found = edges(main, companion.served, max(1, len(reconciler.replicas.of(main.id))), pressure)
     if found is None:
         return f"{second.engine} is not faster at any load that was measured"
     users = f"{found.up} users" if found.up > 1 else "1 user"
-    return f"{second.engine} from {users} on; {_users(main, reconciler)} now"
+    read = mix_seen(pressure).read_per_output
+    now = pressure.waiting + pressure.running
+    return f"{second.engine} from {users} on, at {read:.1f} prompt tokens per output token; {now} now"
 
 
 def _serves(known: list[Served], reconciler: Reconciler) -> str | None:
     counts = {each.id: reconciler.num_ready(each) for each in known}
-    options = [Option(each.id, counts[each.id], each.capacity.speeds) for each in known if counts[each.id]]
+    options = [option_of(each, counts[each.id]) for each in known if counts[each.id]]
     if len(options) == 1:
         return options[0].id
-    return choose(options, max(1, _users(known[0], reconciler)), None, 0.0)
+    pressure = _pressure(known[0], reconciler)
+    users = max(1, pressure.waiting + pressure.running)
+    return choose(options, users, None, 0.0, mix_seen(pressure))
 
 
-def _users(main: Served, reconciler: Reconciler) -> int:
-    pressure = reconciler.scaler.pressure(main.id, reconciler.now_s())
-    return pressure.waiting + pressure.running
+def _pressure(main: Served, reconciler: Reconciler) -> Pressure:
+    return reconciler.scaler.pressure(main.id, reconciler.now_s())
 
 
 def _variant(served: Served, reconciler: Reconciler, serves: bool) -> dict[str, Any]:

@@ -94,7 +94,7 @@ async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda 
     async with _client(sweep.variant, engine, clock) as (client, load_s):
         say("prefill", timer.used)
         prefill = await _prefill(client)
-        points = await _points(client, sweep.variant.parallel, timer, say)
+        points, read_per_output = await _points(client, sweep.variant.parallel, timer, say)
         speculation = await _speculation(sweep, engine, client, points, timer, clock, say)
     return Profile(
         conditions=sweep.conditions,
@@ -103,6 +103,7 @@ async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda 
         load_s=load_s,
         prefill_tokens_per_s=prefill,
         points=points,
+        read_per_output=read_per_output,
         speculation=speculation,
     )
 
@@ -158,8 +159,12 @@ async def _prefill(client: LoadClient) -> float:
     return median(rates)
 
 
-async def _points(client: LoadClient, parallel: int, timer: _Timer, say: Say) -> tuple[LoadPoint, ...]:
+async def _points(
+    client: LoadClient, parallel: int, timer: _Timer, say: Say
+) -> tuple[tuple[LoadPoint, ...], float]:
+    """Speeds by load, and the prompt tokens that were read per output token meanwhile."""
     points: list[LoadPoint] = []
+    read_tokens = output_tokens = 0
     last_s = 0.0
     for users in LOADS:
         # Twice the users take at most about twice as long.
@@ -167,9 +172,12 @@ async def _points(client: LoadClient, parallel: int, timer: _Timer, say: Say) ->
             break
         say(f"decode speed of {users} at once", timer.used)
         began_s = timer.now_s()
-        points.append(_point(users, await _decode(client, users)))
+        figures = await _decode(client, users)
+        points.append(_point(users, figures))
+        read_tokens += figures.prompt_tokens - figures.cached_tokens
+        output_tokens += figures.output_tokens
         last_s = timer.now_s() - began_s
-    return tuple(points)
+    return tuple(points), read_tokens / max(1, output_tokens)
 
 
 async def _decode(client: LoadClient, users: int) -> LoadFigures:

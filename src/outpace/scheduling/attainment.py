@@ -23,6 +23,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     # Output tokens/s of the replica by requests at once, ascending.
     speeds: tuple[tuple[int, float], ...] = ()
     prefill_tokens_per_s: float | None = None
+    # Prompt tokens read per output token while `speeds` were measured.
+    read_per_output: float = 0.0
     # One replica of another variant that answers beside all of these.
     helper: "Capacity | None" = None
 

@@ -1,7 +1,7 @@
 """When a deployment's companion, the variant for many users, is there beside its main one. Pure.
 
 Its count is 0 or 1 and nobody else sets it. Starts are rare by construction: it comes only after the load has stayed
-above the cross-over, and leaves only after minutes below break-even.
+above the cross-over, or was there again and again, and leaves only after minutes below break-even.
 """
 
 import math
@@ -11,6 +11,11 @@ import msgspec
 # The load is smoothed over this time: between two answers a closed loop of clients shows fewer than it has.
 SMOOTHED_OVER_S = 1.0
 UP_AFTER_S = 4.0
+# Above the cross-over for so long in all, within about this time: one person who asks now and then.
+UP_AFTER_IN_ALL_S = 15.0
+_REMEMBERED_S = 300.0
+# Ticks farther apart say nothing about the time between them.
+_LONGEST_TICK_S = 1.0
 # It leaves when it was not needed for this many of its starts, within these bounds.
 _IDLE_STARTS = 20.0
 _DOWN_AFTER_S = (180.0, 900.0)
@@ -50,6 +55,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     seen_s: float = 0.0
     # Since when the load has been on the side that would change the count.
     since_s: float | None = None
+    # Seconds above the cross-over while it was not there, fading.
+    missed_s: float = 0.0
     rests_until_s: float = -math.inf
 
 
@@ -68,6 +75,7 @@ def down_after_s(start_s: float) -> float:
 
 def decide(history: History, sight: Sight, now_s: float) -> Decision:
     """Whether the companion shall be there."""
+    passed_s = max(0.0, now_s - history.seen_s)
     history = _smoothed(history, sight.users, now_s)
     if not sight.is_possible:
         return (
@@ -77,23 +85,29 @@ def decide(history: History, sight: Sight, now_s: float) -> Decision:
         )
     if history.is_up:
         return _while_up(history, sight, now_s)
-    return _while_down(history, sight, now_s)
+    return _while_down(history, sight, now_s, passed_s)
 
 
 def left(history: History, now_s: float, rest_s: float) -> History:
     """It leaves now and rests."""
-    return msgspec.structs.replace(history, is_up=False, since_s=None, rests_until_s=now_s + rest_s)
+    return msgspec.structs.replace(
+        history, is_up=False, since_s=None, missed_s=0.0, rests_until_s=now_s + rest_s
+    )
 
 
-def _while_down(history: History, sight: Sight, now_s: float) -> Decision:
+def _while_down(history: History, sight: Sight, now_s: float, passed_s: float) -> Decision:
     # Half a user less: a smoothed load only comes near to what it is.
     is_high = sight.edges is not None and history.users >= sight.edges.up - 0.5
     if not is_high or not sight.is_main_ready or now_s < history.rests_until_s:
-        return Decision(msgspec.structs.replace(history, since_s=None))
+        missed_s = history.missed_s * math.exp(-passed_s / _REMEMBERED_S)
+        return Decision(msgspec.structs.replace(history, since_s=None, missed_s=missed_s))
     since_s = now_s if history.since_s is None else history.since_s
+    missed_s = history.missed_s + min(passed_s, _LONGEST_TICK_S)
+    if now_s - since_s < UP_AFTER_S and missed_s < UP_AFTER_IN_ALL_S:
+        return Decision(msgspec.structs.replace(history, since_s=since_s, missed_s=missed_s))
+    up = msgspec.structs.replace(history, is_up=True, since_s=None, missed_s=0.0)
     if now_s - since_s < UP_AFTER_S:
-        return Decision(msgspec.structs.replace(history, since_s=since_s))
-    up = msgspec.structs.replace(history, is_up=True, since_s=None)
+        return Decision(up, f"{UP_AFTER_IN_ALL_S:g} s in all of requests that it answers sooner")
     return Decision(up, f"{history.users:.0f} requests at once for {UP_AFTER_S:g} s")
 
 

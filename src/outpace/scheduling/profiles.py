@@ -21,6 +21,7 @@ class VariantFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     speeds: tuple[tuple[int, float], ...] = ()
     prefill_tokens_per_s: float | None = None
+    read_per_output: float = 0.0
     in_flight: int | None = None
     speculation: tuple[SpeculationBand, ...] = ()
 
@@ -35,6 +36,7 @@ def variant_figures(profile: Profile | None) -> VariantFigures:
     return VariantFigures(
         speeds=tuple((point.users, point.output_tokens_per_s) for point in profile.points),
         prefill_tokens_per_s=profile.prefill_tokens_per_s,
+        read_per_output=profile.read_per_output,
         in_flight=best_concurrency(profile.points),
         speculation=speculation_bands(profile.speculation),
     )

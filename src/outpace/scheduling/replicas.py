@@ -9,13 +9,15 @@ from outpace.scheduling.prefill import budget_tokens
 from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
-from outpace.scheduling.variants import Option, choose, speed_at
+from outpace.scheduling.variants import Mix, Option, choose, choose_alone, mix_of, speed_at
 from outpace.values.signals import DeploymentDemand
 from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 
 _MOST_KEYS_SEEN = 256
 # Where batching gains nothing a profile says "one at a time"; then a second caller would wait for a whole answer.
 _LEAST_PLACES = 4
+# What one more request counts in what requests are like.
+_MIX_WEIGHT = 0.1
 
 
 class Replicas:
@@ -30,6 +32,8 @@ class Replicas:
         self.current: list[ReplicaLoad] = []
         self._serving: str | None = None
         self._serving_since_s = 0.0
+        # What requests are like: a fading mean; None before the first.
+        self._mix: Mix | None = None
         self._homes = Homes()
         self._running: dict[str, int] = {}
         self._key_seen_s: dict[str, float] = {}
@@ -92,6 +96,7 @@ class Replicas:
 
     def see(self, ticket: Ticket) -> None:
         """A request has come."""
+        self._mix = _moved(self._mix, _mix_of(ticket))
         if ticket.priority == "interactive":
             self._interactive_seen_s = ticket.arrived_s
         seen = self._key_seen_s
@@ -114,7 +119,7 @@ class Replicas:
                 # Where it failed is no place to try again only because its variant is the better one.
                 others = [each for each in able if each.entry.id not in ticket.excluded]
                 able = [each for each in others if each.has_place(now_s)] or able
-            able = self._of_best_variant(able, now_s, num_waiting)
+            able = self._of_best_variant(able, ticket, now_s, num_waiting)
         return pick(able, ticket, now_s, self._homes)
 
     def give(self, replica: ReplicaLoad, ticket: Ticket, now_s: float) -> None:
@@ -209,17 +214,21 @@ class Replicas:
         return own / (own + self.num_elsewhere)
 
     def _of_best_variant(
-        self, able: Sequence[ReplicaLoad], now_s: float, num_waiting: int
+        self, able: Sequence[ReplicaLoad], ticket: Ticket, now_s: float, num_waiting: int
     ) -> Sequence[ReplicaLoad]:
         usable = [replica for replica in able if replica.health.is_usable(now_s)]
         counts = Counter(replica.entry.variant for replica in usable)
         options = [
-            Option(name, counts[name], variant.speeds)
+            Option(name, counts[name], variant.speeds, variant.prefill_tokens_per_s, variant.read_per_output)
             for name, variant in self._variants.items()
             if name in counts
         ]
         users = 1 + self.in_flight + num_waiting + self.num_elsewhere
-        chosen = choose(options, users, self._serving, now_s - self._serving_since_s)
+        if users == 1:
+            chosen = choose_alone(options, self._serving, _mix_of(ticket))
+        else:
+            served_s = now_s - self._serving_since_s
+            chosen = choose(options, users, self._serving, served_s, self._mix)
         if chosen is None:
             return able
         if chosen != self._serving and len(usable) == len(self.current):
@@ -249,3 +258,13 @@ class Replicas:
     def _has_others(self, key: str, now_s: float) -> bool:
         recent_s = now_s - EXPECTED_FOR_S
         return any(name != key and seen_s > recent_s for name, seen_s in self._key_seen_s.items())
+
+
+def _mix_of(ticket: Ticket) -> Mix:
+    return mix_of(ticket.prompt_tokens, ticket.output_tokens)
+
+
+def _moved(mix: Mix | None, fresh: Mix) -> Mix:
+    if mix is None:
+        return fresh
+    return Mix(mix.read_per_output + _MIX_WEIGHT * (fresh.read_per_output - mix.read_per_output))

@@ -1,5 +1,10 @@
-"""Which variant of a deployment serves, by what was measured of each and by how many are served now. Pure."""
+"""Which variant of a deployment serves: by what was measured of each, how many are served now, and their prompts. Pure.
 
+One engine may write a single answer faster and another read a prompt many times faster, so what is compared is the
+time of whole requests: output tokens at the measured speed, and the prompt at the measured rate of reading.
+"""
+
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +15,10 @@ Speeds = Sequence[tuple[int, float]]
 # every switch leaves requests of both on the same cores.
 SWITCH_GAIN = 1.1
 SWITCH_AFTER_S = 5.0
+# A request that is alone has the machine for itself wherever it goes; what it finds cached is where the last one was.
+ALONE_GAIN = 1.03
+# Prompts shorter than those of the measurement make a token cheaper, but not free.
+_LEAST_SHARE = 0.3
 
 
 class Option(NamedTuple):
@@ -19,6 +28,21 @@ class Option(NamedTuple):
     num_replicas: int
     # Output tokens/s of one replica by requests at once, ascending; empty: not measured.
     speeds: Speeds
+    # Prompt tokens read per second by one replica; None: not measured.
+    prefill_tokens_per_s: float | None = None
+    # Prompt tokens that were read per output token while `speeds` were measured.
+    read_per_output: float = 0.0
+
+
+class Mix(NamedTuple):
+    """What requests are like: prompt tokens to be read for each output token."""
+
+    read_per_output: float
+
+
+def mix_of(input_tokens: float, output_tokens: float) -> Mix:
+    """Of requests with these mean lengths; what is cached is not read."""
+    return Mix(input_tokens / max(1.0, output_tokens))
 
 
 def speed_at(speeds: Speeds, users: float) -> float:
@@ -34,37 +58,60 @@ def speed_at(speeds: Speeds, users: float) -> float:
     return slow + (fast - slow) * (users - below) / (above - below)
 
 
-def choose(options: Sequence[Option], users: float, current: str | None, served_s: float) -> str | None:
+def choose(
+    options: Sequence[Option], users: float, current: str | None, served_s: float, mix: Mix | None = None
+) -> str | None:
     """The variant that serves `users` at once best; None when there is nothing to choose by.
 
     `current` has served for `served_s`; it stays unless another is clearly better and it had its time.
     """
+    return _chosen(options, users, current, mix, SWITCH_GAIN if served_s >= SWITCH_AFTER_S else math.inf)
+
+
+def choose_alone(options: Sequence[Option], current: str | None, mix: Mix) -> str | None:
+    """The variant for one request like `mix` while no other one runs; None when there is nothing to choose by."""
+    return _chosen(options, 1, current, mix, ALONE_GAIN)
+
+
+def _chosen(
+    options: Sequence[Option], users: float, current: str | None, mix: Mix | None, gain: float
+) -> str | None:
     measured = [option for option in options if option.speeds]
     if not measured:
         return None
-    best = max(measured, key=lambda option: promised(option, users))
+    if any(option.prefill_tokens_per_s is None for option in measured):
+        mix = None
+    best = max(measured, key=lambda option: promised(option, users, mix))
     mine = next((option for option in measured if option.id == current), None)
-    if mine is None or mine is best:
+    if mine is None or promised(best, users, mix) >= gain * promised(mine, users, mix):
         return best.id
-    if served_s < SWITCH_AFTER_S or promised(best, users) < SWITCH_GAIN * promised(mine, users):
-        return mine.id
-    return best.id
+    return mine.id
 
 
-def promised(option: Option, users: float) -> float:
-    """Output tokens/s of all replicas of a variant together while `users` are served."""
-    return option.num_replicas * speed_at(option.speeds, max(1.0, users / option.num_replicas))
+def promised(option: Option, users: float, mix: Mix | None = None) -> float:
+    """Output tokens/s of all replicas of a variant together while `users` are served; reading their prompts included.
+
+    Without a mix, or without a measured rate of reading, prompts count as they were when speeds were measured.
+    """
+    speed = speed_at(option.speeds, max(1.0, users / option.num_replicas))
+    if mix is None or not option.prefill_tokens_per_s or not speed:
+        return option.num_replicas * speed
+    measured_s = 1.0 / speed
+    reading_s = (mix.read_per_output - option.read_per_output) / option.prefill_tokens_per_s
+    return option.num_replicas / max(measured_s + reading_s, _LEAST_SHARE * measured_s)
 
 
-def cross_over(main: Option, other: Option, gain: float = SWITCH_GAIN) -> int | None:
+def cross_over(main: Option, other: Option, gain: float = SWITCH_GAIN, mix: Mix | None = None) -> int | None:
     """The fewest users from which on `other` promises `gain` times what `main` does; None: not at the highest load.
 
     The highest is the one up to which both were measured: a sweep that ended early says nothing about more.
     """
     if not main.speeds or not other.speeds:
         return None
+    if main.prefill_tokens_per_s is None or other.prefill_tokens_per_s is None:
+        mix = None
     users = min(main.num_replicas * main.speeds[-1][0], other.num_replicas * other.speeds[-1][0])
     found = None
-    while users >= 1 and promised(other, users) >= gain * promised(main, users):
+    while users >= 1 and promised(other, users, mix) >= gain * promised(main, users, mix):
         found, users = users, users - 1
     return found

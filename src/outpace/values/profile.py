@@ -47,6 +47,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_per_s: float
     # By users, ascending.
     points: tuple[LoadPoint, ...]
+    # Prompt tokens read per output token while `points` were measured; 0 in older profiles.
+    read_per_output: float = 0.0
     speculation: tuple[SpeculationPoint, ...] = ()
     # Live answers that moved the figures since.
     refined_by: int = 0

@@ -46,6 +46,8 @@ class VariantEntry(msgspec.Struct, frozen=True, kw_only=True):
     # Output tokens/s of one replica by requests at once, ascending; empty: not measured yet.
     speeds: tuple[tuple[int, float], ...] = ()
     prefill_tokens_per_s: float | None = None
+    # Prompt tokens read per output token while `speeds` were measured.
+    read_per_output: float = 0.0
     # Requests at once per replica, of all gateway workers together; more wait in the gateway.
     in_flight: int | None = None
     speculation: tuple[SpeculationBand, ...] = ()
