@@ -4,11 +4,14 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from tests.planner.samples import case
 
 from outpace.planner.calibration import decode, encode, load_calibration, shipped_calibration
 from outpace.planner.fitting import evidence, fit_quantities
 from outpace.planner.groundtruth import GroundTruth, read_ground_truth
 from outpace.planner.marks import marks
+from outpace.planner.setups import resolve
+from outpace.planner.traits import traits
 from outpace.planner.validation import LeftOut, accuracy, calibrate, left_out, prepare, usable
 from outpace.values.errors import InvalidInput
 
@@ -94,3 +97,13 @@ def test_the_shipped_calibration_keeps_the_accuracy_that_the_log_claims() -> Non
 def test_accuracy_of_perfect_rows_is_zero(truth: GroundTruth) -> None:
     perfect = [LeftOut(row, 0.0) for row in truth.rows]
     assert dict(accuracy(perfect))["throughput"]["mean"] == 0
+
+
+def test_what_a_model_does_on_a_version_is_learnt_wider_than_what_the_version_does_to_all() -> None:
+    """A model's own way on a version must not be charged to the version, which unseen models share."""
+    spreads = {trait.name: trait.spread for trait in traits(resolve(case()))}
+    own = next(
+        spread for name, spread in spreads.items() if name.startswith("speed:model=") and " version=" in name
+    )
+    shared = next(spread for name, spread in spreads.items() if name.startswith("speed:version="))
+    assert own > 3 * shared

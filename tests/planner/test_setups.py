@@ -142,3 +142,27 @@ def test_promises_are_read_from_notes() -> None:
 def test_expert_groups_are_read_from_notes(notes: str, groups: int) -> None:
     wide = case(model="Qwen3-235B-A22B", n_gpus="8", tp="8", notes=notes)
     assert resolve(wide).expert_groups == groups
+
+
+@pytest.mark.parametrize(
+    ("label", "devices"), [("8xMI300 1FP8-amd", 8), ("4xMi300x 1FP8-amd", 4), ("8xMi300x 2FP8-amd", 4)]
+)
+def test_a_label_says_on_how_many_devices_one_copy_runs(label: str, devices: int) -> None:
+    row = case(model="Llama-3.1-405B", gpu="MI300X", n_gpus="8", tp="8", weights_precision="FP8")
+    setup = resolve(case(row, metric="output_throughput", notes=f"label '{label}'; value derived"))
+    assert (setup.split.devices, setup.replicas) == (devices, 1)
+    assert bool(setup.reading) == (devices == 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "notes", "groups"),
+    [
+        ("DeepSeek-V3", "flags: --tp-size 8 --dp-size; dp=8", 8),
+        ("DeepSeek-V3", "attention-dp=1 ep=8; x", 1),
+        ("DeepSeek-V3", "dp=1", 1),
+        ("Qwen3-235B-A22B", "dp=8", 1),
+    ],
+)
+def test_attention_groups_are_read_from_cut_off_flags(model: str, notes: str, groups: int) -> None:
+    setup = resolve(case(model=model, gpu="H200", n_gpus="8", tp="8", weights_precision="FP8", notes=notes))
+    assert setup.split.attention_dp == groups

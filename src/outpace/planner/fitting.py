@@ -23,13 +23,15 @@ Matrix = NDArray[np.float64]
 _HUBER_LOG = 0.25
 _NOISE_LOG = 0.2
 _CORRECTION_NOISE_LOG = 0.3
-_CORRECTION_HUBER_LOG = 0.15
+_CORRECTION_HUBER_LOG = 0.1
 _NUDGE = 0.02
 _MOST_STEP = 0.7
 _CONVERGED = 1e-3
 _STILL = 0.1
 _LIGHT_DAMPING = 0.01
 _MOST_GRADIENTS = 80
+# Reweightings of the corrections; after three, rankings of devices still moved by points.
+_REWEIGHTINGS = 5
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def corrections_of(table: TraitTable, left: Numbers, weights: Numbers) -> Number
     trust = np.where(used, np.clip(weights / weights[used].mean(), 0.3, 3.0), 0.0)
     found = np.zeros(len(table.spreads))
     huber = np.ones(table.rows)
-    for _ in range(3):
+    for _ in range(_REWEIGHTINGS):
         found = _ridge(table, left, trust * huber, found)
         missed = np.abs(left - table.apply(found))
         huber = np.minimum(1.0, _CORRECTION_HUBER_LOG / np.maximum(missed, 1e-9))

@@ -35,8 +35,6 @@ _METHODS = (
     "random dataset",
     "single stream",
     "1fp8-meta",
-    "4xmi300x",
-    "2fp8-amd",
     "image=",
 )
 # Longer than any context that models are served with.
@@ -346,6 +344,9 @@ def _split(
 ) -> tuple[Split, float, str]:
     """The split of one instance, how many instances there are, and how an odd count was read."""
     tp, pp, count = (_count(getattr(case, name), name) for name in ("tp", "pp", "n_gpus"))
+    labelled = _labelled_devices(notes)
+    if labelled and labelled < tp:
+        return Split(tp=labelled), 1.0, f"one copy on {labelled} devices, as the label in notes says"
     wide = re.search(r"\bdep(\d+)\b", notes)
     if wide and shape.moe_layers:
         return Split(attention_dp=int(wide[1])), max(1.0, count / int(wide[1])), ""
@@ -371,12 +372,24 @@ def _split(
     return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
 
 
+def _labelled_devices(notes: str) -> int:
+    """Devices of one copy of the model, by a label such as `8xMI300X 2FP8`: eight devices, two copies.
+
+    Such rows name all devices of the machine as tensor-parallel and give the throughput of one copy.
+    """
+    found = re.search(r"\blabel '(\d+)x\w+ (\d+)fp8", notes)
+    return int(found[1]) // max(1, int(found[2])) if found else 0
+
+
 def _says_attention_groups(notes: str, shape: Architecture) -> bool:
-    """Attention data parallelism over the tensor-parallel devices, as some tables note it."""
+    """Attention data parallelism over the tensor-parallel devices, as some tables note it.
+
+    Flags noted are often cut off before `--enable-dp-attention`; `dp=8` on the same eight devices means it.
+    """
     if "attention-dp enabled" in notes:
         return bool(shape.moe_layers)
     return shape.attention == "mla" and bool(
-        re.search(r"dp-attention|dp attention|attention-dp\b(?!=)", notes)
+        re.search(r"dp-attention|dp attention|attention-dp\b(?!=)|(?<![-\w])dp=(?!1\b)\d", notes)
     )
 
 
