@@ -271,10 +271,13 @@ class Models:
         from outpace.lab.footprint import replica_bytes
 
         path = Path(resolved.artifact_path) if resolved.artifact_path else None
-        # An engine that is told per request holds the model once for those that guess, once for the others.
-        copies = 2 if resolved.speculation is not None and resolved.engine in SWITCHED else 1
         return replica_bytes(
-            found, resolved.engine, path, resolved.parallel, resolved.context_tokens or 0, copies
+            found,
+            resolved.engine,
+            path,
+            resolved.parallel,
+            resolved.context_tokens or 0,
+            guesses=resolved.speculation is not None and resolved.engine in SWITCHED,
         )
 
     def _tuned(

@@ -19,8 +19,9 @@ from outpace.lab.prompts import code_edit
 
 __all__ = ["smollm2_gguf"]
 
-# Between a step of one token and one of several the rounding differs.
-_TIE = 0.15
+# Between a step of one token and one of several the rounding differs: the library's own answers, judged token by token,
+# part from the likeliest by up to 0.16 on an AMD EPYC (2026-11-29). A wrong token is off by ten.
+_TIE = 0.3
 
 
 class Loaded:
@@ -58,6 +59,9 @@ def loaded(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
         context_tokens=1024,
         threads=2,
         kv_tokens=4096,
+        # Where the processor computes in BF16 the same step in another shape moves a logit by up to 0.4 (AMD EPYC with
+        # avx512_bf16, 2026-11-29), and which of two words is likelier is a matter of rounding.
+        compute="f32",
         speculation="lookup",
     )
     return Loaded(config, openvino_folder(config, tmp_path_factory.mktemp("openvino")))

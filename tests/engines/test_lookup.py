@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
 
 
 def costs_of(first_s: float, last_s: float, anew_s: float = 0.0) -> StepCosts:
@@ -20,7 +20,7 @@ TEXT = [*range(100, 140), 7, 8, 9]
 
 
 def guessed(lookup: Lookup, costs: StepCosts = FREE, others: Others = Others(), room: int = 99) -> list[int]:
-    return lookup.guess(costs, others, room)[0]
+    return lookup.guess(StepTimes(plain=costs, guessing=costs), others, room)[0]
 
 
 def test_what_followed_the_last_time_is_guessed() -> None:
@@ -73,6 +73,26 @@ def test_wrong_guesses_make_them_short_and_right_ones_long_again() -> None:
     assert worse < before <= len(guessed(lookup, costs))
 
 
+def test_a_step_is_filled_up_to_the_last_length_where_that_is_quicker() -> None:
+    costs = costs_of(0.010, 0.033, anew_s=0.005)
+    times = StepTimes(plain=costs, guessing=costs, last=8)
+    assert times.length(6) == 8
+    assert times.length(2) == 2  # six tokens more take longer than to prepare anew
+    assert times.length(9) == 9
+    assert times.of(6, has_guesses=True) == times.of(8, has_guesses=True) == pytest.approx(0.017)
+    assert times.of(9, has_guesses=True) == pytest.approx(0.023)
+    # What guesses nothing is not filled up.
+    assert times.of(6, has_guesses=False) == pytest.approx(0.015)
+
+
+def test_where_a_step_of_the_last_length_costs_little_a_shaky_guess_is_made() -> None:
+    lookup = Lookup([*TEXT, 1, 101, 102])
+    lookup.judge(8, 1)
+    costs = costs_of(0.008, 0.016, anew_s=0.02)
+    assert guessed(lookup, costs) == []
+    assert lookup.guess(StepTimes(plain=costs, guessing=costs, last=8), Others(), 99)[0]
+
+
 @given(
     tokens=st.lists(st.integers(0, 3), min_size=1, max_size=60),
     room=st.integers(0, 40),
@@ -84,7 +104,8 @@ def test_a_guess_is_a_piece_of_the_text_and_fits(
 ) -> None:
     first_s, more_s = seconds
     costs = costs_of(first_s, first_s + more_s)
-    guess, expected = Lookup(tokens).guess(costs, Others(*others), room)
+    times = StepTimes(plain=costs, guessing=costs)
+    guess, expected = Lookup(tokens).guess(times, Others(*others), room)
     assert len(guess) <= min(room, MOST_GUESSED)
     assert 1.0 <= expected <= 1.0 + len(guess)
     assert any(tokens[at : at + len(guess)] == guess for at in range(len(tokens) + 1))

@@ -1,8 +1,10 @@
+import fcntl
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from outpace.lab.profiles import ProfileStore
+from outpace.lab.profiles import ProfileStore, alone
 from outpace.values.profile import Conditions, LoadPoint, Profile
 
 CONDITIONS = Conditions(
@@ -52,3 +54,18 @@ def test_a_broken_file_is_no_profile(tmp_path: Path) -> None:
     store.keep(PROFILE)
     next(tmp_path.iterdir()).write_text("{", encoding="utf-8")
     assert "cannot be read" in (store.find(CONDITIONS).reason or "")
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    def held() -> bool:
+        with (tmp_path / "profiles" / ".measuring").open("a") as lock:
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    with pytest.raises(RuntimeError), alone(tmp_path / "profiles"):
+        assert held()
+        raise RuntimeError("the sweep failed")
+    assert not held()

@@ -62,6 +62,31 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
         return StepCosts(tokens=self.tokens, **moved)
 
 
+class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next step takes: on the graph for steps that guess nothing, and on the one for those that guess.
+
+    Where both are one, `plain` and `guessing` are the same figures.
+    """
+
+    plain: StepCosts
+    guessing: StepCosts
+    # Tokens of the last step on the graph that guesses.
+    last: int = 0
+
+    def of(self, num_tokens: int, *, has_guesses: bool) -> float:
+        """Seconds of a step of so many tokens."""
+        if not has_guesses:
+            return self.plain.of(num_tokens, is_steady=True)
+        return self.guessing.of(self.length(num_tokens), is_steady=self.length(num_tokens) == self.last)
+
+    def length(self, num_tokens: int) -> int:
+        """To how many tokens a step that guesses is filled up: one as long as the last may be the quicker one."""
+        if num_tokens >= self.last:
+            return num_tokens
+        is_longer = self.guessing.of(self.last, is_steady=True) <= self.guessing.of(num_tokens)
+        return self.last if is_longer else num_tokens
+
+
 class Others(msgspec.Struct, frozen=True):
     """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess."""
 
@@ -91,7 +116,7 @@ class Lookup:
                     self._after[tuple(self._tokens[end - length :])] = end
             self._tokens.append(token)
 
-    def guess(self, costs: StepCosts, others: Others, room: int) -> tuple[list[int], float]:
+    def guess(self, times: StepTimes, others: Others, room: int) -> tuple[list[int], float]:
         """At most `room` tokens that may come next, and how many this sequence gets from the step on average."""
         start = self._match()
         if start is None:
@@ -101,9 +126,8 @@ class Lookup:
         best, length, gained = 0.0, 0, 1.0
         expected, all_right = 1.0, 1.0
         for guessed in range(most + 1):
-            # Steps without guesses are as long as the one before; those with guesses hardly ever.
-            is_steady = not guessed and not others.has_guesses
-            step_s = costs.of(others.computed + 1 + guessed, is_steady=is_steady)
+            has_guesses = bool(guessed) or others.has_guesses
+            step_s = times.of(others.computed + 1 + guessed, has_guesses=has_guesses)
             rate = (others.expected + expected) / step_s
             if rate > best:
                 best, length, gained = rate, guessed, expected

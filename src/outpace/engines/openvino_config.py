@@ -47,6 +47,18 @@ class OpenVinoConfig(
     threads: int
 
 
+# Weights up to this size are held once more, for steps that guess.
+_SMALL_WEIGHTS_BYTES = 512 << 20
+
+
+def graphs_that_guess(weights_bytes: int) -> int:
+    """How often a process that guesses holds the weights for it: with a graph of its own for steps that guess, or not.
+
+    The engine prepares for each step of another length, which takes milliseconds whatever the model's size.
+    """
+    return 2 if weights_bytes <= _SMALL_WEIGHTS_BYTES else 1
+
+
 # Sequences that may fill their context at the same time, unless the setting says otherwise.
 _FULL_SEQUENCES = 8
 

@@ -28,27 +28,31 @@ _CACHES = ("key_cache.", "value_cache.")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What one sequence has computed in a step: new `tokens` behind `past` ones, and the last rows that are wanted."""
+    """What one sequence has computed in a step: new `tokens` behind `past` ones, and the last rows that are wanted.
+
+    The last `num_fillers` tokens are there for the step's length only; no row of them is wanted.
+    """
 
     tokens: Tokens
     past: int
     pages: Sequence[int]
     num_rows: int = 1
+    num_fillers: int = 0
 
 
 class Graph:
-    """One compiled graph with its pages. Not for threads."""
+    """One compiled graph with its pages, or with those of `beside`, another graph of this model. Not for threads."""
 
-    def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
+    def __init__(self, config: OpenVinoConfig, folder: Path, beside: "Graph | None" = None) -> None:
         self._step_tokens = config.step_tokens
         model = openvino.Core().read_model(folder / MODEL_FILE)
         paged_attention_transformation(model)
         _choose_rows(model)
         compiled = openvino.Core().compile_model(model, "CPU", properties(config))
         self._request = compiled.create_infer_request()
-        self.pages = Pages(config.kv_tokens // BLOCK_TOKENS, BLOCK_TOKENS)
+        self.pages: Pages = beside.pages if beside else Pages(config.kv_tokens // BLOCK_TOKENS, BLOCK_TOKENS)
         # Bytes of keys and values, as the compiled graph lays them out.
-        self.kv_bytes = sum(self._give_pages(port) for port in compiled.inputs)
+        self.kv_bytes = sum(self._give_pages(port, beside) for port in compiled.inputs)
 
     @property
     def kv_tokens(self) -> int:
@@ -77,7 +81,7 @@ class Graph:
         return [np.stack(row) for row in rows]
 
     def run(self, parts: Sequence[Part]) -> list[Logits]:
-        """One step: for each part the logits behind its last `num_rows` tokens, (rows, vocabulary).
+        """One step: for each part the logits behind the last `num_rows` tokens that are no fillers, (rows, vocabulary).
 
         Rows are the caller's own. Raises RuntimeError when the engine fails.
         """
@@ -96,7 +100,7 @@ class Graph:
             "max_context_len": np.array(max(ends), dtype=np.int32),
             _WANTED: np.concatenate(
                 [
-                    np.arange(end - part.num_rows, end, dtype=np.int64)
+                    np.arange(end - part.num_rows, end, dtype=np.int64) - part.num_fillers
                     for end, part in zip(begins[1:], parts, strict=True)
                 ]
             ),
@@ -134,9 +138,12 @@ class Graph:
             for at, (row,) in zip(going, self.run(parts), strict=True):
                 rows[at].append(row)
 
-    def _give_pages(self, port: Any) -> int:
+    def _give_pages(self, port: Any, beside: "Graph | None") -> int:
         name = port.any_name
         if not name.startswith(_CACHES):
+            return 0
+        if beside is not None:
+            self._request.set_tensor(name, beside._request.get_tensor(name))
             return 0
         widths = [size.get_length() for size in list(port.partial_shape)[1:]]
         tensor = openvino.Tensor(port.element_type, openvino.Shape([self.pages.num_pages, *widths]))

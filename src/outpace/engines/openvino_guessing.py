@@ -2,17 +2,23 @@
 
 OpenVINO GenAI's own look-up guesses the same number of tokens for every sequence at every step, takes one token for a
 match, and tells nobody how its guesses fare. Here each step guesses what pays on this machine, per sequence.
+
+The engine prepares anew for a step of another length than the last one, which for a small model takes half as long as
+the step itself. So steps that guess run on a graph of their own where the weights are small enough to be held once
+more, and are filled up to the last one's length where that is quicker.
 """
 
 import itertools
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts
-from outpace.engines.openvino_config import OpenVinoConfig
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
+from outpace.engines.openvino_config import OpenVinoConfig, graphs_that_guess
 from outpace.engines.openvino_graph import Graph, Logits, Part
+from outpace.engines.openvino_library import weights_bytes
 from outpace.engines.openvino_pages import Seat, Tokens
 from outpace.engines.openvino_wire import Piece, Sampling
 from outpace.engines.sampling import pick
@@ -20,7 +26,9 @@ from outpace.values.clock import SystemClock
 
 # Steps of so many tokens are timed at the start.
 _TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
+_PLAIN_TOKENS = (1, 8, MOST_GUESSED + 1)
 _TIMED_ROUNDS = 2
+_FILLERS = np.zeros(MOST_GUESSED + 1, dtype=np.int64)
 _CLOCK = SystemClock()
 
 
@@ -60,13 +68,15 @@ class GuessingLane:
 
     def __init__(self, config: OpenVinoConfig, folder: Path, eos: int) -> None:
         self._graph = Graph(config, folder)
+        has_own = graphs_that_guess(weights_bytes(folder)) > 1
+        # For steps that guess.
+        self._guessing = Graph(config, folder, self._graph) if has_own else self._graph
         self._eos = eos
         self._step_tokens = config.step_tokens
         self._keeps_prefixes = config.prefix_caching
         self._sequences: dict[int, _Sequence] = {}
-        self.costs = timed(self._graph)
-        # In the last step: one of another length takes longer.
-        self._last_tokens = 0
+        costs = timed(self._guessing)
+        self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
 
     @property
     def is_idle(self) -> bool:
@@ -80,7 +90,8 @@ class GuessingLane:
 
     def add(self, number: int, prompt: Tokens, sampling: Sampling) -> bool:
         """Begin a sequence; False when there are no pages for it."""
-        seat = self._graph.pages.take(prompt, len(prompt) + sampling.max_tokens)
+        # What fills a step up is written behind the guesses.
+        seat = self._graph.pages.take(prompt, len(prompt) + sampling.max_tokens + MOST_GUESSED)
         if seat is None:
             return False
         self._sequences[number] = _Sequence(prompt, seat, sampling)
@@ -117,7 +128,7 @@ class GuessingLane:
         parts, others = {}, Others(len(deciding), float(len(deciding)))
         for number, one in deciding.items():
             others = Others(others.computed - 1, others.expected - 1, others.has_guesses)
-            one.guess, expected = one.lookup.guess(self.costs, others, one.room)
+            one.guess, expected = one.lookup.guess(self.times, others, one.room)
             parts[number] = one.deciding()
             others = Others(
                 others.computed + 1 + len(one.guess),
@@ -132,16 +143,29 @@ class GuessingLane:
         return parts
 
     def _run(self, parts: list[Part]) -> list[Logits]:
-        """One step of the graph; what it took is learnt."""
-        began_s = _CLOCK.monotonic_s()
-        rows = self._graph.run(parts)
-        took_s = _CLOCK.monotonic_s() - began_s
+        """One step on the graph for it; what it took is learnt."""
         num_tokens = sum(len(part.tokens) for part in parts)
         # Reading is another kind of step.
-        if num_tokens == sum(part.num_rows for part in parts):
-            self.costs = self.costs.seen(num_tokens, took_s, is_steady=num_tokens == self._last_tokens)
-        self._last_tokens = num_tokens
+        if num_tokens != sum(part.num_rows for part in parts):
+            return self._graph.run(parts)
+        has_guesses = num_tokens > len(parts)
+        if has_guesses:
+            wanted = self.times.length(num_tokens)
+            parts, num_tokens = [*parts[:-1], _filled(parts[-1], wanted - num_tokens)], wanted
+        began_s = _CLOCK.monotonic_s()
+        rows = (self._guessing if has_guesses else self._graph).run(parts)
+        self._learn(num_tokens, _CLOCK.monotonic_s() - began_s, has_guesses=has_guesses)
         return rows
+
+    def _learn(self, num_tokens: int, took_s: float, *, has_guesses: bool) -> None:
+        times = self.times
+        if has_guesses:
+            guessing = times.guessing.seen(num_tokens, took_s, is_steady=num_tokens == times.last)
+            self.times = msgspec.structs.replace(times, guessing=guessing, last=num_tokens)
+        else:
+            # One of other sequences is a change too, but a rare one.
+            plain = times.plain.seen(num_tokens, took_s, is_steady=True)
+            self.times = msgspec.structs.replace(times, plain=plain)
 
     def _decided(self, number: int, one: _Sequence, rows: Logits) -> Piece:
         """Follow the guess as far as the model says the same."""
@@ -174,17 +198,25 @@ class GuessingLane:
         self._graph.pages.give_back(self._sequences.pop(number).seat)
 
 
-def timed(graph: Graph) -> StepCosts:
+def _filled(part: Part, num_tokens: int) -> Part:
+    """With so many fillers behind it; the keys and values that are written for them are overwritten."""
+    if not num_tokens:
+        return part
+    filled = np.concatenate((part.tokens, _FILLERS[:num_tokens]))
+    return msgspec.structs.replace(part, tokens=filled, num_fillers=num_tokens)
+
+
+def timed(graph: Graph, lengths: tuple[int, ...] = _TIMED_TOKENS) -> StepCosts:
     """What steps take on this machine now, by their tokens: the quickest of some rounds. Also the graph's warm-up."""
-    changed_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
-    steady_s = dict.fromkeys(_TIMED_TOKENS, math.inf)
+    changed_s = dict.fromkeys(lengths, math.inf)
+    steady_s = dict.fromkeys(lengths, math.inf)
     for _ in range(_TIMED_ROUNDS):
-        for num_tokens in _TIMED_TOKENS:
+        for num_tokens in lengths:
             changed_s[num_tokens] = min(changed_s[num_tokens], _step_s(graph, num_tokens))
             steady_s[num_tokens] = min(steady_s[num_tokens], _step_s(graph, num_tokens))
     # A longer step is not quicker, whatever one moment showed.
     return StepCosts(
-        tokens=_TIMED_TOKENS,
+        tokens=lengths,
         changed_s=tuple(itertools.accumulate(changed_s.values(), max)),
         steady_s=tuple(itertools.accumulate(steady_s.values(), max)),
     )

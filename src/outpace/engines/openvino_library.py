@@ -52,6 +52,11 @@ def convert(weights: Path, folder: Path) -> None:
         link.unlink()
 
 
+def weights_bytes(folder: Path) -> int:
+    """Of a converted model."""
+    return (folder / MODEL_FILE).with_suffix(".bin").stat().st_size
+
+
 class Tokenizer:
     """Text to tokens and back; raises ValueError for what cannot be done."""
 

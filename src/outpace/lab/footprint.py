@@ -4,6 +4,7 @@ from pathlib import Path
 
 from outpace.catalogue.gguf import read
 from outpace.catalogue.resolve import Resolved
+from outpace.engines.openvino_config import graphs_that_guess
 from outpace.fleet.sizing import MOST_SEQUENCES, REPLICA_EXTRA_BYTES
 from outpace.planner.model_files import shape_of_file, shape_of_gguf
 from outpace.precision.formats import kv_format
@@ -27,11 +28,23 @@ def kv_bytes_of(found: Resolved) -> float:
 
 
 def replica_bytes(
-    found: Resolved, engine: str, artifact: Path | None, parallel: int, context_tokens: int, copies: int = 1
+    found: Resolved,
+    engine: str,
+    artifact: Path | None,
+    parallel: int,
+    context_tokens: int,
+    *,
+    guesses: bool = False,
 ) -> int:
-    """Weights where they are known, the KV cache at 16 bit, both as often as it holds them, and what is beside them."""
+    """Weights where they are known, the KV cache at 16 bit, both as often as it holds them, and what is beside them.
+
+    `guesses`: it holds them once more for the requests that guess, and small weights twice more.
+    """
     weights_bytes = artifact.stat().st_size if artifact is not None and artifact.is_file() else 0
     sequences = min(parallel, MOST_SEQUENCES) if engine in _PAGED else parallel
     extra_bytes = _EXTRA_BYTES.get(engine, REPLICA_EXTRA_BYTES)
-    held_bytes = weights_bytes + sequences * context_tokens * kv_bytes_of(found)
-    return int(copies * held_bytes + extra_bytes)
+    kv_bytes = sequences * context_tokens * kv_bytes_of(found)
+    held_bytes = weights_bytes + kv_bytes
+    if guesses:
+        held_bytes += graphs_that_guess(weights_bytes) * weights_bytes + kv_bytes
+    return int(held_bytes + extra_bytes)

@@ -13,7 +13,7 @@ import msgspec
 from outpace.engines.registry import engine
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiled import Variant, conditions_of
-from outpace.lab.profiles import ProfileStore
+from outpace.lab.profiles import ProfileStore, alone
 from outpace.lab.profiling import Say, profile, sweep_of
 from outpace.lab.replica import die_with_parent
 from outpace.values.clock import SystemClock
@@ -30,11 +30,14 @@ async def profile_one(folder: Path, variant: Variant, say: Say = lambda what, sh
         raise InvalidInput(
             "deployment", f"{variant.model} on {variant.engine} has nothing that a sweep measures"
         )
-    machine = detect()
-    conditions = conditions_of(variant, machine_name(machine))
-    sweep = sweep_of(conditions, Path(variant.artifact_path), machine.available_bytes, variant.artifacts_dir)
-    made = await profile(sweep, engine(variant.engine), SystemClock(), say)
-    ProfileStore(folder).keep(made)
+    say("until no other sweep runs", 0.0)
+    with alone(folder):
+        machine = detect()
+        conditions = conditions_of(variant, machine_name(machine))
+        weights = Path(variant.artifact_path)
+        sweep = sweep_of(conditions, weights, machine.available_bytes, variant.artifacts_dir)
+        made = await profile(sweep, engine(variant.engine), SystemClock(), say)
+        ProfileStore(folder).keep(made)
     return made
 
 

@@ -1,8 +1,11 @@
 """Profiles on disk: one file per variant under the home's `profiles/`."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +19,16 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile | None = None
     reason: str | None = None
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One sweep of an installation at a time, whoever began it: two would measure each other. Waits."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / ".measuring").open("a") as lock:
+        # Ends with the process, whatever becomes of it.
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        yield
 
 
 class ProfileStore:

@@ -8,6 +8,7 @@ from statistics import median
 
 import msgspec
 
+from outpace.engines.openvino_config import graphs_that_guess
 from outpace.engines.protocol import Engine
 from outpace.engines.speculation import METHODS, SWITCHED
 from outpace.lab.figures import LoadFigures, gain
@@ -60,7 +61,8 @@ def sweep_of(
 
     Raises InvalidInput when not even one does.
     """
-    needed = _OVERHEAD * artifact_path.stat().st_size
+    weights_bytes = artifact_path.stat().st_size
+    needed = _OVERHEAD * weights_bytes
     copies = int(_MOST_OF_MEMORY * available_bytes / needed)
     if not copies:
         raise InvalidInput("deployment", "there is no memory for a second replica to measure; stop one first")
@@ -78,14 +80,14 @@ def sweep_of(
             engine_settings=settings,
         ),
         speculation={method: METHODS[conditions.engine][method] for method in TRIED}
-        if copies >= _copies_with_guesses(conditions.engine)
+        if copies >= _copies_with_guesses(conditions.engine, weights_bytes)
         else {},
     )
 
 
-def _copies_with_guesses(engine: str) -> int:
+def _copies_with_guesses(engine: str, weights_bytes: int) -> int:
     """How often the weights are in memory beside what runs: one replica without guesses, and one with them."""
-    return 3 if engine in SWITCHED else 2
+    return 2 + graphs_that_guess(weights_bytes) if engine in SWITCHED else 2
 
 
 async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None) -> Profile:
