@@ -1,9 +1,13 @@
 """What live answers do to a profile."""
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from outpace.control.live import KEEP_EVERY, LiveAnswers, answer_rate
 from outpace.control.served import Served
@@ -113,8 +117,8 @@ def test_what_was_asked_for_by_name_or_guesses_well_goes_on(speculation: str, ac
     ],
 )
 def test_answers_that_tell_no_speed_are_left_out(changes: dict[str, Any]) -> None:
-    assert answer_rate(settled(50.0, **changes)) is None
-    assert answer_rate(settled(50.0)) == pytest.approx(50.0)
+    assert answer_rate(settled(50.0, **changes), PROFILE) is None
+    assert answer_rate(settled(50.0), PROFILE) == pytest.approx(50.0)
 
 
 def test_answers_of_another_engine_and_of_streams_that_moved_teach_nothing() -> None:
@@ -124,3 +128,32 @@ def test_answers_of_another_engine_and_of_streams_that_moved_teach_nothing() -> 
         rig.live.learn(other, settled(500.0))
         rig.live.learn(RESERVED, settled(500.0, serving=Serving(moves=1)))
     assert rig.kept == []
+
+
+def test_a_long_prompt_does_not_make_the_variant_look_slow() -> None:
+    """Of 101 tokens at 100/s, behind a prompt of 400 tokens that is read at 800/s; the sweep read one per token."""
+    profile = msgspec.structs.replace(PROFILE, prefill_tokens_per_s=800.0, read_per_output=1.0)
+    reading_s = (400 - 101) / 800
+    slow = settled(100.0, usage=Usage(400, 101), duration_s=0.5 + 1.01 + reading_s)
+    assert answer_rate(slow, profile) == pytest.approx(100.0)
+    # What was cached was not read.
+    cached = settled(100.0, usage=Usage(400, 101, cached_tokens=299), duration_s=0.5 + 1.01)
+    assert answer_rate(cached, profile) == pytest.approx(100.0)
+    # Nearly all reading: nothing to learn of writing.
+    assert answer_rate(settled(100.0, usage=Usage(4000, 101), duration_s=6.0), profile) is None
+
+
+@given(
+    st.integers(0, 5000),
+    st.integers(8, 500),
+    st.floats(0.1, 100.0),
+    st.floats(1.0, 5000.0),
+    st.floats(0.0, 20.0),
+)
+def test_a_rate_is_positive_whatever_an_answer_claims(
+    prompt_tokens: int, tokens: int, duration_s: float, prefill: float, read: float
+) -> None:
+    profile = msgspec.structs.replace(PROFILE, prefill_tokens_per_s=prefill, read_per_output=read)
+    answer = settled(100.0, usage=Usage(prompt_tokens, tokens), queue_s=0.0, duration_s=duration_s)
+    rate = answer_rate(answer, profile)
+    assert rate is None or 0 < rate < math.inf

@@ -19,6 +19,7 @@ _LOG = structlog.get_logger()
 KEEP_EVERY = 64
 # Shorter answers say little of the speed.
 _LEAST_TOKENS = 8
+_MOST_READING = 0.7
 
 
 class _Seen(msgspec.Struct):
@@ -51,7 +52,7 @@ class LiveAnswers:
         began_at_s = settled.at_s - settled.duration_s
         served = self._served(reserved.deployment, reserved.engine, began_at_s)
         profile = served.resolved.profile if served is not None and served.resolved is not None else None
-        rate = answer_rate(settled)
+        rate = answer_rate(settled, profile) if profile is not None else None
         if served is None or profile is None or rate is None:
             return
         key = (served.id, served.digest)
@@ -95,8 +96,8 @@ class LiveAnswers:
             _LOG.warning("profile_not_kept", reason=str(error))
 
 
-def answer_rate(settled: Settled) -> float | None:
-    """Tokens per second of one answer at its replica, its prompt included as in a sweep; None: it cannot be told."""
+def answer_rate(settled: Settled, profile: Profile) -> float | None:
+    """Tokens per second of one answer at its replica, as if its prompt were like a sweep's; None: not to be told."""
     tokens = settled.usage.completion_tokens
     if settled.outcome != "completed" or settled.num_choices != 1 or settled.ttft_s is None:
         return None
@@ -106,4 +107,17 @@ def answer_rate(settled: Settled) -> float | None:
     spent_s = settled.duration_s - (settled.queue_s or 0.0)
     if tokens < _LEAST_TOKENS or spent_s <= 0:
         return None
-    return tokens / spent_s
+    more_s = _more_reading_s(settled, profile)
+    if more_s > _MOST_READING * spent_s:
+        # Nearly all of its time was the prompt's.
+        return None
+    return tokens / (spent_s - more_s)
+
+
+def _more_reading_s(settled: Settled, profile: Profile) -> float:
+    """Seconds that this prompt took beyond one like the sweep's."""
+    if not profile.read_per_output or not profile.prefill_tokens_per_s:
+        return 0.0
+    usage = settled.usage
+    usual_tokens = profile.read_per_output * usage.completion_tokens
+    return (usage.prompt_tokens - usage.cached_tokens - usual_tokens) / profile.prefill_tokens_per_s

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from outpace.gateway.openai.bounds import prompt_bound_tokens
+from outpace.gateway.openai.bounds import prompt_bound_tokens, prompt_text_bytes
 from outpace.metering import Meter, RateState
 from outpace.values.errors import (
     ModelLoading,
@@ -91,6 +91,12 @@ def estimate_tokens(request: EngineBound, raw_bytes: int) -> tuple[int, int]:
     output_tokens = _OUTPUT_GUESS_TOKENS if limit is None else limit
     prompt_tokens = prompt_bound_tokens(request, raw_bytes) // _BYTES_PER_TOKEN + 1
     return prompt_tokens, output_tokens * num_choices(request)
+
+
+def expected_tokens(request: EngineBound, raw_bytes: int) -> tuple[int, int]:
+    """Prompt and output tokens that a request will likely take: nearer than the estimate that limits go by."""
+    prompt_tokens, output_tokens = estimate_tokens(request, raw_bytes)
+    return min(prompt_tokens, prompt_text_bytes(request, raw_bytes) // _BYTES_PER_TOKEN + 1), output_tokens
 
 
 def admit(

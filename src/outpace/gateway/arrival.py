@@ -2,7 +2,7 @@
 
 import msgspec
 
-from outpace.gateway.admit import estimate_tokens
+from outpace.gateway.admit import expected_tokens
 from outpace.gateway.asked import Asked
 from outpace.gateway.prefix import prefix_of
 from outpace.metering import RateState
@@ -37,7 +37,7 @@ def new_ticket(
     queue: ReplicaQueue,
 ) -> Ticket:
     """The request as the scheduler sees it."""
-    prompt_tokens, output_tokens = estimate_tokens(request, raw_bytes)
+    prompt_tokens, output_tokens = expected_tokens(request, raw_bytes)
     if output_tokens and not getattr(request, "ignore_eos", None):
         usual_tokens = queue.mean_output_tokens * max(1, num_choices(request))
         output_tokens = min(output_tokens, int(usual_tokens))

@@ -8,7 +8,7 @@ from tests.gateway.openai.bodies import USER, chat, completion
 
 from outpace.engines.parameters import AT_THE_DOOR
 from outpace.engines.protocol import Capabilities
-from outpace.gateway.openai.bounds import prompt_bound_tokens
+from outpace.gateway.openai.bounds import prompt_bound_tokens, prompt_text_bytes
 from outpace.gateway.openai.errors import error_body, error_headers
 from outpace.gateway.openai.models import model_body, models_body
 from outpace.gateway.openai.parse import parse_chat, parse_completion, parse_embedding
@@ -190,3 +190,14 @@ def test_models_are_listed_for_the_key_alone() -> None:
             model_body(snapshot, key, name)
         messages.add(caught.value.message)
     assert len(messages) == 1
+
+
+def test_the_text_of_a_prompt_is_told_from_what_is_around_it() -> None:
+    raw = b'{"model": "m", "messages": [{"role": "system", "content": "Be brief."}, '
+    raw += '{"role": "user", "content": "Grüße aus Köln"}], "max_tokens": 64, "temperature": 0}'.encode()
+    texts = len(b"Be brief.") + len("Grüße aus Köln".encode())
+    assert texts < prompt_text_bytes(parse_chat(raw), len(raw)) < len(raw)
+    parts = b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]}'
+    assert prompt_text_bytes(parse_chat(parts), len(parts)) == len(parts)
+    raw = b'{"model": "m", "prompt": "Once upon a time"}'
+    assert prompt_text_bytes(parse_completion(raw), len(raw)) == len(raw)
