@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,15 +193,15 @@ def wait_ready(replica: RunningReplica, log: Path) -> None:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> int:
-    """SIGTERM, then SIGKILL when it does not end."""
+    """SIGTERM, then SIGKILL when it does not end; what it leaves in its group ends as the supervisor ends it."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
         return process.wait(15.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        raise
 
 
 def wait_until(is_true: Callable[[], bool], deadline_s: float = 10.0) -> float:

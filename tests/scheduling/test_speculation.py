@@ -20,7 +20,7 @@ from outpace.values.snapshot import SpeculationBand
 BANDS = (
     SpeculationBand(method="ngram", most_users=1, gain=2.0),
     SpeculationBand(method="ngram", most_users=8, gain=1.1),
-    SpeculationBand(method="ngram", most_users=32, gain=0.9),
+    SpeculationBand(method="ngram", most_users=32, gain=0.8),
 )
 NO_SLICE = 0.5
 
@@ -97,10 +97,20 @@ def test_the_gate_follows_the_load() -> None:
     assert gate((), 1, Record(), NO_SLICE).speculate is False
 
 
+def test_many_keep_to_one_way_unless_it_clearly_loses() -> None:
+    """Those who guess beside others who do not make a step of their own, which costs all of them."""
+    even = [SpeculationBand(method="ngram", most_users=users, gain=0.95) for users in (1, 4, 16)]
+    decisions = {users: gate(even, users, Record(), NO_SLICE).speculate for users in (1, 2, 16, 40)}
+    assert decisions == {1: False, 2: True, 16: True, 40: True}
+    # A sweep that ended early says nothing about more.
+    assert gate(even[:2], 5, Record(), NO_SLICE).speculate is False
+
+
 def test_a_small_slice_goes_the_other_way() -> None:
     assert gate(BANDS, 1, Record(), 0.0).speculate is False
-    assert gate(BANDS, 32, Record(), 0.0).speculate is True
     assert gate(BANDS, 1, Record(), 0.0).is_slice
+    # Beside others it would cost them a step.
+    assert not gate(BANDS, 8, Record(), 0.0).is_slice
     assert not gate(BANDS, 1, Record(), SLICE).is_slice
 
 

@@ -31,6 +31,8 @@ _TOKENS = 16
 # Speculation is tried where its gain is largest, where it may cost, and in the middle.
 _SPECULATION_LOADS = (1, MANY_USERS, 4)
 _SPECULATION_TOKENS = {"code": 40, "chat": 16}
+# So many tokens of each answer are asked first: shapes of steps that an engine meets for the first time take longer.
+_WARMING_TOKENS = 4
 # One answer alone is too short to tell.
 _LEAST_ANSWERS = 3
 _SPECULATION_ROUNDS = 1
@@ -243,6 +245,9 @@ async def _gain(
 ) -> SpeculationPoint:
     on: list[LoadFigures] = []
     off: list[LoadFigures] = []
+    warming = _asked(workload, max(users, _LEAST_ANSWERS), _WARMING_TOKENS, seed=1000 * users + 500)
+    for side in (client, without):
+        _sound((await side.closed(warming, users)).figures)
     for number in range(_SPECULATION_ROUNDS):
         # Never the same question twice: a cache of earlier answers would guess it all.
         asked = _asked(workload, max(users, _LEAST_ANSWERS), tokens, seed=1000 * users + number)

@@ -11,8 +11,12 @@ from outpace.values.snapshot import SpeculationBand
 # Off is never beaten by less than this, and on never costs more: what a measurement can tell from noise.
 WORTH = 1.10
 HARMLESS = 0.97
-# Share of requests that go the other way, as proof that the choice still holds.
+# Share of requests that go the other way, as proof that the choice still holds: of those that are alone, since one that
+# goes another way than the requests beside it makes a step of its own, which costs them all.
 SLICE = 0.04
+# For the same reason a load at which guesses gain nothing keeps to them: they are not made where they do not pay, and
+# what is left of a loss is less than what two ways at once cost (docs/lab/LOG.md, 2026-11-29).
+TOLERATED = 0.92
 # Answers of each way at a load before live figures overrule the profile.
 ENOUGH_ANSWERS = 24
 # Guesses before live acceptance counts, and the share of the profile's acceptance below which it is another text.
@@ -147,23 +151,25 @@ def gate(bands: Sequence[SpeculationBand], users: int, record: Record, dice: flo
     """Whether one request speculates, where that can be said per request; `dice` is uniform in [0, 1).
 
     The profile's gain at the present load decides until enough answers of both ways are known; then they do. A small
-    slice goes the other way: it is the proof, and the way back.
+    slice of requests that are alone goes the other way: it is the proof, and the way back.
     """
     band = band_of(bands, users)
     if band is None:
         return Gate(speculate=False, band=users, reason="not measured at this load")
     live = record.live_gain(band.most_users)
     known = band.gain if live is None else live
-    wins = known >= 1.0
+    wins = known >= (1.0 if users <= 1 else TOLERATED)
     words = f"{known:.2f}x {'live' if live is not None else 'in the profile'} up to {band.most_users} at once"
-    if dice < SLICE:
+    if users <= 1 and dice < SLICE:
         return Gate(speculate=not wins, band=band.most_users, reason=f"slice against {words}", is_slice=True)
     return Gate(speculate=wins, band=band.most_users, reason=words)
 
 
 def band_of(bands: Sequence[SpeculationBand], users: int) -> SpeculationBand | None:
-    """The measured load that covers `users` at once; None beyond the largest."""
-    fitting = [band for band in bands if band.most_users >= users]
+    """The measured load that covers `users` at once; the largest one where a full replica was measured, else None."""
+    full = max((band.most_users for band in bands), default=0)
+    reached = min(users, full) if full >= MANY_USERS else users
+    fitting = [band for band in bands if band.most_users >= reached]
     return min(fitting, key=lambda band: (band.most_users, -band.gain), default=None)
 
 
