@@ -366,6 +366,40 @@ async def test_the_variant_that_serves_follows_the_load() -> None:
     assert [rig.take() for _ in range(4)][-1] == "b"
 
 
+async def test_a_request_alone_goes_by_its_own_prompt_and_holds_nobody_who_comes_next() -> None:
+    writes = VariantEntry(
+        id="writes",
+        engine="echo",
+        engine_model="d",
+        speeds=((1, 100.0), (8, 110.0)),
+        prefill_tokens_per_s=400.0,
+    )
+    reads = VariantEntry(
+        id="reads",
+        engine="echo",
+        engine_model="d",
+        speeds=((1, 90.0), (8, 300.0)),
+        prefill_tokens_per_s=3000.0,
+    )
+    rig = Rig()
+    rig.queue.update(
+        entry(replica("a", None, "writes"), replica("b", None, "reads"), variants=(writes, reads))
+    )
+    given = []
+    for prompt_tokens in (10, 400, 10, 400):
+        ticket = rig.ticket(tokens=100, prompt_tokens=prompt_tokens)
+        found = rig.queue.take(ticket)
+        assert found is not None
+        given.append(found.id)
+        rig.clock.advance(1)
+        rig.queue.release(found.id, ticket)
+    assert given == ["a", "b", "a", "b"]
+    # A burst: the first one is alone, those behind it are many.
+    assert [rig.take(tokens=100, prompt_tokens=10) for _ in range(6)] == ["a", *["b"] * 5]
+    # While there was more than one lately, one at a time is no reason to change engines.
+    assert rig.take(tokens=100, prompt_tokens=10) == "b"
+
+
 async def test_static_batching_starts_gangs_and_waits_for_their_last() -> None:
     rig = Rig(replica("a", 2), order="gang")
     first, second = await rig.waiting(), await rig.waiting()

@@ -9,7 +9,15 @@ from outpace.scheduling.prefill import budget_tokens
 from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
-from outpace.scheduling.variants import Mix, Option, choose, choose_alone, mix_of, speed_at
+from outpace.scheduling.variants import (
+    SWITCH_AFTER_S,
+    Mix,
+    Option,
+    choose,
+    choose_alone,
+    mix_of,
+    speed_at,
+)
 from outpace.values.signals import DeploymentDemand
 from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 
@@ -32,6 +40,9 @@ class Replicas:
         self.current: list[ReplicaLoad] = []
         self._serving: str | None = None
         self._serving_since_s = 0.0
+        # Where the last request went that was alone, and when there was last more than one.
+        self._alone_at: str | None = None
+        self._crowded_s = -math.inf
         # What requests are like: a fading mean; None before the first.
         self._mix: Mix | None = None
         self._homes = Homes()
@@ -63,7 +74,7 @@ class Replicas:
 
     def rates(self) -> Rates:
         """What the profile promises of the variant that serves, all replicas busy; of this worker's share of them."""
-        variant = self._variants.get(self._serving or "") or self._only_variant
+        variant = self._variants.get(self._serving or self._alone_at or "") or self._only_variant
         if variant is None or not variant.speeds:
             return Rates(None, None)
         own = [replica for replica in self.current if replica.entry.variant == variant.id]
@@ -224,14 +235,19 @@ class Replicas:
             if name in counts
         ]
         users = 1 + self.in_flight + num_waiting + self.num_elsewhere
-        if users == 1:
-            chosen = choose_alone(options, self._serving, _mix_of(ticket))
+        if users > 1:
+            self._crowded_s = now_s
+        is_alone = now_s - self._crowded_s > SWITCH_AFTER_S
+        if is_alone:
+            chosen = choose_alone(options, self._alone_at, _mix_of(ticket))
+            self._alone_at = chosen
         else:
             served_s = now_s - self._serving_since_s
             chosen = choose(options, users, self._serving, served_s, self._mix)
         if chosen is None:
             return able
-        if chosen != self._serving and len(usable) == len(self.current):
+        # What is best for one says nothing about those who come with the next one.
+        if not is_alone and chosen != self._serving and len(usable) == len(self.current):
             # A request that only some variants can serve tells nothing about the others.
             self._serving, self._serving_since_s = chosen, now_s
         return [replica for replica in usable if replica.entry.variant == chosen]
