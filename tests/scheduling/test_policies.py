@@ -16,9 +16,10 @@ from outpace.scheduling.retries import MOST_SAVED, RETRY_SHARE, RetryBudget
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
 from outpace.scheduling.variants import (
-    SWITCH_AFTER_S,
+    FEWER_AFTER_S,
     Mix,
     Option,
+    Peak,
     choose,
     choose_alone,
     cross_over,
@@ -44,22 +45,19 @@ def ticket(prefix: bytes | None = None, tokens: int = 10) -> Ticket:
 
 
 @pytest.mark.parametrize(
-    ("users", "current", "served_s", "chosen"),
+    ("users", "current", "chosen"),
     [
-        (1, None, 0, "llamacpp"),
-        (32, None, 0, "openvino"),
-        (32, "llamacpp", 100, "openvino"),
-        (32, "llamacpp", 1, "llamacpp"),  # it had no time yet
-        (1, "openvino", 100, "llamacpp"),
-        (8, "llamacpp", 100, "llamacpp"),  # 9 % are no reason
-        (8, "openvino", 100, "openvino"),
-        (1, "gone", 0, "llamacpp"),
+        (1, None, "llamacpp"),
+        (32, None, "openvino"),
+        (32, "llamacpp", "openvino"),
+        (1, "openvino", "llamacpp"),
+        (8, "llamacpp", "llamacpp"),  # 9 % are no reason
+        (8, "openvino", "openvino"),
+        (1, "gone", "llamacpp"),
     ],
 )
-def test_the_variant_follows_profile_and_load(
-    users: int, current: str | None, served_s: float, chosen: str
-) -> None:
-    assert choose([LLAMA, OPENVINO], users, current, served_s) == chosen
+def test_the_variant_follows_profile_and_load(users: int, current: str | None, chosen: str) -> None:
+    assert choose([LLAMA, OPENVINO], users, current) == chosen
 
 
 @pytest.mark.parametrize(
@@ -103,21 +101,34 @@ def test_more_to_read_is_never_sooner_done(
 
 
 def test_without_figures_there_is_no_choice() -> None:
-    assert choose([Option("a", 1, ()), Option("b", 1, ())], 4, None, 0) is None
-    assert choose([Option("a", 1, ()), LLAMA], 4, None, 0) == "llamacpp"
+    assert choose([Option("a", 1, ()), Option("b", 1, ())], 4, None) is None
+    assert choose([Option("a", 1, ()), LLAMA], 4, None) == "llamacpp"
 
 
 @given(st.lists(st.integers(1, 64), min_size=50, max_size=200))
 def test_no_load_makes_it_flap(loads: list[int]) -> None:
-    """One decision a second: a variant keeps its time whatever the load does."""
-    current, since_s = None, 0.0
-    switches = []
+    """One decision a second: up at once, and down only when there were no more for some seconds."""
+    current, peak = None, Peak()
+    downs, last_many_s = [], -FEWER_AFTER_S - 1
     for now_s, users in enumerate(loads):
-        chosen = choose([LLAMA, OPENVINO], users, current, now_s - since_s)
-        if chosen != current:
-            current, since_s = chosen, float(now_s)
-            switches.append(now_s)
-    assert all(b - a >= SWITCH_AFTER_S for a, b in pairwise(switches))
+        chosen = choose([LLAMA, OPENVINO], peak.seen(users, float(now_s)), current)
+        if choose([LLAMA, OPENVINO], users, current) == "openvino":
+            assert chosen == "openvino"
+            last_many_s = now_s
+        if (current, chosen) == ("openvino", "llamacpp"):
+            assert now_s - last_many_s > FEWER_AFTER_S
+            downs.append(now_s)
+        current = chosen
+    assert all(b - a > FEWER_AFTER_S for a, b in pairwise(downs))
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 64)), min_size=1, max_size=100))
+def test_the_peak_is_the_most_of_the_last_seconds(steps: list[tuple[float, int]]) -> None:
+    peak, now_s, seen = Peak(), 0.0, list[tuple[float, int]]()
+    for passed_s, users in steps:
+        now_s += passed_s
+        seen.append((now_s, users))
+        assert peak.seen(users, now_s) == max(each for at_s, each in seen if now_s - at_s <= FEWER_AFTER_S)
 
 
 @given(st.floats(0.1, 100))

@@ -107,7 +107,7 @@ def _serves(known: list[Served], reconciler: Reconciler) -> str | None:
         return options[0].id
     pressure = _pressure(known[0], reconciler)
     users = max(1, pressure.waiting + pressure.running)
-    return choose(options, users, None, 0.0, mix_seen(pressure))
+    return choose(options, users, None, mix_seen(pressure))
 
 
 def _pressure(main: Served, reconciler: Reconciler) -> Pressure:

@@ -10,9 +10,9 @@ from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
 from outpace.scheduling.routing import Homes, ReplicaLoad, pick
 from outpace.scheduling.tickets import Ticket
 from outpace.scheduling.variants import (
-    SWITCH_AFTER_S,
     Mix,
     Option,
+    Peak,
     choose,
     choose_alone,
     mix_of,
@@ -39,10 +39,9 @@ class Replicas:
         # Those that serve new requests; the others only end what they have.
         self.current: list[ReplicaLoad] = []
         self._serving: str | None = None
-        self._serving_since_s = 0.0
-        # Where the last request went that was alone, and when there was last more than one.
+        # Where the last request went that was alone.
         self._alone_at: str | None = None
-        self._crowded_s = -math.inf
+        self._peak = Peak()
         # What requests are like: a fading mean; None before the first.
         self._mix: Mix | None = None
         self._homes = Homes()
@@ -235,21 +234,19 @@ class Replicas:
             if name in counts
         ]
         users = 1 + self.in_flight + num_waiting + self.num_elsewhere
-        if users > 1:
-            self._crowded_s = now_s
-        is_alone = now_s - self._crowded_s > SWITCH_AFTER_S
+        most = self._peak.seen(users, now_s)
+        is_alone = most == 1
         if is_alone:
             chosen = choose_alone(options, self._alone_at, _mix_of(ticket))
             self._alone_at = chosen
         else:
-            served_s = now_s - self._serving_since_s
-            chosen = choose(options, users, self._serving, served_s, self._mix)
+            chosen = choose(options, most, self._serving, self._mix)
         if chosen is None:
             return able
         # What is best for one says nothing about those who come with the next one.
         if not is_alone and chosen != self._serving and len(usable) == len(self.current):
             # A request that only some variants can serve tells nothing about the others.
-            self._serving, self._serving_since_s = chosen, now_s
+            self._serving = chosen
         return [replica for replica in usable if replica.entry.variant == chosen]
 
     def _may_take(self, ticket: Ticket, now_s: float) -> bool:

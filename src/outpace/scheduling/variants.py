@@ -4,17 +4,18 @@ One engine may write a single answer faster and another read a prompt many times
 time of whole requests: output tokens at the measured speed, and the prompt at the measured rate of reading.
 """
 
-import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 Speeds = Sequence[tuple[int, float]]
 
-# Another variant must promise this much more, and the present one have served this long: measurements are noisy and
-# every switch leaves requests of both on the same cores.
+# Another variant must promise this much more, and fewer requests count only when there were no more for so long:
+# measurements are noisy and every switch leaves requests of both on the same cores. More count at once: who waits for
+# the variant that is good at few would have a whole burst crawl there.
 SWITCH_GAIN = 1.1
-SWITCH_AFTER_S = 5.0
+FEWER_AFTER_S = 5.0
 # A request that is alone has the machine for itself wherever it goes; what it finds cached is where the last one was.
 ALONE_GAIN = 1.03
 # Prompts shorter than those of the measurement make a token cheaper, but not free.
@@ -58,14 +59,31 @@ def speed_at(speeds: Speeds, users: float) -> float:
     return slow + (fast - slow) * (users - below) / (above - below)
 
 
+class Peak:
+    """The most requests at once within the last `FEWER_AFTER_S`. Time is an argument."""
+
+    def __init__(self) -> None:
+        # Falling counts; each holds until it is too old or as many come again.
+        self._counts: deque[tuple[float, int]] = deque()
+
+    def seen(self, users: int, now_s: float) -> int:
+        """So many are served now; the most of late, these among them."""
+        while self._counts and self._counts[-1][1] <= users:
+            self._counts.pop()
+        self._counts.append((now_s, users))
+        while now_s - self._counts[0][0] > FEWER_AFTER_S:
+            self._counts.popleft()
+        return self._counts[0][1]
+
+
 def choose(
-    options: Sequence[Option], users: float, current: str | None, served_s: float, mix: Mix | None = None
+    options: Sequence[Option], users: float, current: str | None, mix: Mix | None = None
 ) -> str | None:
     """The variant that serves `users` at once best; None when there is nothing to choose by.
 
-    `current` has served for `served_s`; it stays unless another is clearly better and it had its time.
+    `current` stays unless another is clearly better.
     """
-    return _chosen(options, users, current, mix, SWITCH_GAIN if served_s >= SWITCH_AFTER_S else math.inf)
+    return _chosen(options, users, current, mix, SWITCH_GAIN)
 
 
 def choose_alone(options: Sequence[Option], current: str | None, mix: Mix) -> str | None:
