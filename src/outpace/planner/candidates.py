@@ -45,7 +45,7 @@ class Variant:
         """The variant filled with sequences of these lengths.
 
         Its engine's version stays open: what the newest measured one, or any single one, does to itself predicts
-        other versions worse than no version does (lab log, 2026-11-29).
+        ITL of other versions worse than no version does (lab log, 2026-11-29).
         """
         return Setup(
             case=Case(engine=self.generation.name),
