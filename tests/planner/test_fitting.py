@@ -79,7 +79,7 @@ def test_a_calibration_survives_its_file_with_its_marks(truth: GroundTruth, tmp_
 def test_damaged_and_foreign_calibrations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="not a calibration"):
         decode(b"{", "x")
-    foreign = encode(shipped_calibration()).replace(b'"schema": 2', b'"schema": 9')
+    foreign = encode(shipped_calibration()).replace(b'"schema": 3', b'"schema": 9')
     with pytest.raises(InvalidInput, match="fit again"):
         decode(foreign, "x")
     with pytest.raises(InvalidInput, match="cannot be read"):

@@ -42,7 +42,11 @@ class Variant:
         return f"{self.split.devices}x {self.device.name} {layout} {self.weights.name} kv {self.kv.name}"
 
     def setup(self, isl: int, osl: int) -> Setup:
-        """The variant filled with sequences of these lengths."""
+        """The variant filled with sequences of these lengths.
+
+        Its engine's version stays open: what the newest measured one, or any single one, does to itself predicts
+        ITL of other versions worse than no version does (lab log, 2026-11-29).
+        """
         return Setup(
             case=Case(engine=self.generation.name),
             shape=self.shape,

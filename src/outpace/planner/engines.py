@@ -10,6 +10,10 @@ import msgspec
 UNKNOWN = "unknown"
 _PORTS = {("vllm", "AMD"): "vllm-rocm", ("vllm", "Huawei"): "vllm-ascend", ("vllm", "Google"): "vllm-tpu"}
 _NEWEST = (10**6,)
+# A dash alone does not do: `vllm-v1` is a generation's name.
+_INNER_VERSION = re.compile(r"(?: |-(?=v?\d+\.))v?(\d.*)")
+# What is written where no version is known. `latest` and `nightly` are not of these: they name what is newer.
+_NO_VERSION = ("", "-", "?", "any", "n/a", "none", "unknown")
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +58,15 @@ def generations() -> tuple[Generation, ...]:
     """Every known generation, oldest first per engine."""
     text = files("outpace.planner").joinpath("engines.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text)["generation"], tuple[Generation, ...])
+
+
+def version_name(engine: str, version: str) -> str:
+    """A version in one spelling, also when the engine's name holds it (`vLLM 0.10.0`); empty when none is named."""
+    written = version.strip().lower()
+    if written in _NO_VERSION:
+        found = _INNER_VERSION.search(engine.strip().lower())
+        written = found[1] if found else ""
+    return re.sub(r"^v(?=\d)", "", written)
 
 
 def _split(engine: str) -> tuple[str, tuple[int, ...]]:

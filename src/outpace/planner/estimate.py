@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from outpace.planner.calibration import Calibration
 from outpace.planner.model import batch
 from outpace.planner.setups import Setup
+from outpace.planner.traits import is_version_named
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,21 @@ def _estimate(setup: Setup, log: float, calibration: Calibration) -> Estimate:
     )
 
 
-_KNOWN = {
+_NEW = {
     "shape": "this setup was measured with other traffic",
     "near": "device, model and engine were measured, not together",
     "device": "the device was not measured, its family was",
     "model": "the model was not measured",
     "engine": "the engine was not measured",
+    "version": "this version of the engine was not measured",
 }
+_OPEN = "whichever measured version of the engine runs"
 
 
 def _basis(setup: Setup, calibration: Calibration, rows: int) -> str:
-    novelty = calibration.novelty(setup)
     evidence = f"fit {calibration.created_on}, interval of {rows} left-out rows"
-    if novelty in _KNOWN:
-        return f"calibrated: {_KNOWN[novelty]} ({evidence})"
-    return f"roofline: datasheet of {setup.device.name} with pooled efficiencies ({evidence})"
+    if calibration.novelty(setup) in ("family", "far"):
+        return f"roofline: datasheet of {setup.device.name} with pooled efficiencies ({evidence})"
+    news = [_NEW[part] for part in calibration.news(setup)]
+    known = news if is_version_named(setup) else [*news, _OPEN]
+    return f"calibrated: {'; '.join(known)} ({evidence})"

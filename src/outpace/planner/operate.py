@@ -105,12 +105,12 @@ def _point(
     variant: Variant,
     setup: Setup,
     grid: _Grid,
-    corrections: tuple[float, float],
+    corrections: tuple[float, float, float],
     objective: Objective,
     calibration: Calibration,
 ) -> Point:
-    speed, first = corrections
-    ttft, itl = np.exp(grid.ttft + first), np.exp(grid.itl - speed)
+    speed, first, pace = corrections
+    ttft, itl = np.exp(grid.ttft + first), np.exp(grid.itl + pace)
     allowed = np.ones(len(_SHARES), dtype=np.bool_)
     if objective.ttft_ms:
         allowed &= ttft <= objective.ttft_ms
@@ -136,10 +136,14 @@ def _point(
     )
 
 
-def _corrections(setup: Setup, calibration: Calibration) -> tuple[float, float]:
+def _corrections(setup: Setup, calibration: Calibration) -> tuple[float, float, float]:
+    """Logs to add to throughput, TTFT and ITL; the last is what throughput shows, and ITL's own shift."""
+    first, pace = (
+        replace(setup, load=Load.RATE, metric=parse_metric(name)) for name in ("ttft_ms_p50", "itl_ms_p50")
+    )
     speed = calibration.correction(setup)
-    first = replace(setup, load=Load.RATE, metric=parse_metric("ttft_ms_p50"))
-    return speed, calibration.correction(first)
+    shown = speed - calibration.shift(setup)
+    return speed, calibration.correction(first), calibration.shift(pace) - shown
 
 
 def _sure(

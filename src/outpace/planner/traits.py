@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from outpace.planner.engines import version_name
 from outpace.planner.setups import Quantity, Setup
 
 
@@ -127,8 +128,15 @@ def kind_of(setup: Setup) -> str:
 
 
 def version_of(setup: Setup) -> str:
-    """The engine generation with the version as written."""
-    return f"{setup.generation.name} {setup.case.engine_version or setup.case.engine}".strip()
+    """The engine generation with the version in one spelling; runs that name none are told apart by their engine."""
+    case = setup.case
+    named = version_name(case.engine, case.engine_version) or case.engine.strip().lower()
+    return f"{setup.generation.name} {named}".strip()
+
+
+def is_version_named(setup: Setup) -> bool:
+    """Whether the case says which version of its engine runs."""
+    return bool(version_name(setup.case.engine, setup.case.engine_version))
 
 
 def configuration_of(setup: Setup) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
@@ -25,6 +25,7 @@ from outpace.planner.fitting import (
 )
 from outpace.planner.groundtruth import FILES, GroundTruth, Measurement
 from outpace.planner.setups import Load, Quantity, Setup
+from outpace.planner.shifts import Residuals, learnt_shift
 from outpace.planner.traits import configuration_of, kind_of, version_of
 
 # What is left out together, from the easiest on: a traffic shape of a measured setup; a setup (everything but
@@ -93,6 +94,25 @@ def left_out(
     return [LeftOut(row, float(residual)) for row, residual in zip(rows, found, strict=True)]
 
 
+def shifted(scheme: str, found: Sequence[LeftOut]) -> tuple[list[LeftOut], dict[str, float]]:
+    """Residuals as they are under shifts learnt on other folds, and the shift of each quantity where it pays."""
+    groups = np.array([SCHEMES[scheme](one.row.setup) for one in found])
+    folds = _folds(groups.tolist(), _FOLDS)
+    logs = np.array([one.residual for one in found])
+    shifts = {}
+    for quantity, promise in _SHIFTED.items():
+        chosen = np.array([one.row.setup.metric.quantity is quantity for one in found])
+        own = [one.row for one in found if one.row.setup.metric.quantity is quantity]
+        means = np.array([row.setup.metric.statistic == "mean" for row in own], dtype=np.bool_)
+        judged = np.array([_PROMISES[promise](row) for row in own], dtype=np.bool_)
+        shift, logs[chosen] = learnt_shift(
+            Residuals(logs[chosen], groups[chosen], folds[chosen], teaching=means, judged=judged)
+        )
+        if shift:
+            shifts[str(quantity)] = shift
+    return [replace(one, residual=float(log)) for one, log in zip(found, logs, strict=True)], shifts
+
+
 def _residuals(prepared: Prepared, hidden: NDArray[np.bool_]) -> Numbers:
     given = prepared.given.without(hidden)
     logs = fit_quantities(given, start=prepared.logs)
@@ -122,7 +142,10 @@ def calibrate(
     progress("all rows: fit")
     prepared = prepare(rows)
     given, logs = prepared.given, prepared.logs
-    by_scheme = {scheme: left_out(prepared, scheme, progress) for scheme in schemes}
+    by_scheme, shifts = {}, {}
+    for scheme in schemes:
+        by_scheme[scheme], learnt = shifted(scheme, left_out(prepared, scheme, progress))
+        shifts.update({f"{scheme}/{quantity}": shift for quantity, shift in learnt.items()})
     left = given.log_values - given.batch.log_metric(given.batch.rates(logs))
     setups = [row.setup for row in rows]
     levels = {scheme: held_levels(scheme, found) for scheme, found in by_scheme.items()}
@@ -134,6 +157,7 @@ def calibrate(
         left_out=dict(truth.left_out.most_common()),
         logs=logs,
         corrections=named(prepared.table, corrections_of(prepared.table, left, given.weights)),
+        shifts=shifts,
         spreads={
             key: value
             for scheme, found in by_scheme.items()
@@ -231,6 +255,14 @@ _PROMISES: dict[str, Callable[[Measurement], bool]] = {
     "itl closed": lambda row: _is(row, Quantity.ITL, Load.CLOSED),
     "ttft below saturation": _below_saturation,
     "ttft all": lambda row: row.setup.metric.quantity is Quantity.TTFT,
+}
+
+
+# Whose errors a shift must lower to be taken.
+_SHIFTED = {
+    Quantity.THROUGHPUT: "throughput",
+    Quantity.ITL: "itl mean",
+    Quantity.TTFT: "ttft below saturation",
 }
 
 
