@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from outpace.scheduling.arrivals import Lengths
 from outpace.scheduling.pace import Rates
 from outpace.scheduling.prefill import budget_tokens
 from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
@@ -24,8 +25,6 @@ from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, VariantEntry
 _MOST_KEYS_SEEN = 256
 # Where batching gains nothing a profile says "one at a time"; then a second caller would wait for a whole answer.
 _LEAST_PLACES = 4
-# What one more request counts in what requests are like.
-_MIX_WEIGHT = 0.1
 
 
 class Replicas:
@@ -42,8 +41,8 @@ class Replicas:
         # Where the last request went that was alone.
         self._alone_at: str | None = None
         self._peak = Peak()
-        # What requests are like: a fading mean; None before the first.
-        self._mix: Mix | None = None
+        # What requests are like: fading means; None before the first.
+        self._lengths: Lengths | None = None
         self._homes = Homes()
         self._running: dict[str, int] = {}
         self._key_seen_s: dict[str, float] = {}
@@ -106,7 +105,9 @@ class Replicas:
 
     def see(self, ticket: Ticket) -> None:
         """A request has come."""
-        self._mix = _moved(self._mix, _mix_of(ticket))
+        if self._lengths is None:
+            self._lengths = Lengths(ticket.prompt_tokens, ticket.output_tokens)
+        self._lengths.add(ticket.prompt_tokens, ticket.output_tokens)
         if ticket.priority == "interactive":
             self._interactive_seen_s = ticket.arrived_s
         seen = self._key_seen_s
@@ -184,6 +185,13 @@ class Replicas:
     # -- inside
 
     @property
+    def _mix(self) -> Mix | None:
+        if self._lengths is None:
+            return None
+        seen = self._lengths.traffic(requests_per_s=0.0)
+        return mix_of(seen.input_tokens, seen.output_tokens)
+
+    @property
     def _only_variant(self) -> VariantEntry | None:
         return next(iter(self._variants.values())) if len(self._variants) == 1 else None
 
@@ -237,8 +245,8 @@ class Replicas:
         most = self._peak.seen(users, now_s)
         is_alone = most == 1
         if is_alone:
-            chosen = choose_alone(options, self._alone_at, _mix_of(ticket))
-            self._alone_at = chosen
+            own = mix_of(ticket.prompt_tokens, ticket.output_tokens)
+            self._alone_at = chosen = choose_alone(options, self._alone_at, own)
         else:
             chosen = choose(options, most, self._serving, self._mix)
         if chosen is None:
@@ -271,13 +279,3 @@ class Replicas:
     def _has_others(self, key: str, now_s: float) -> bool:
         recent_s = now_s - EXPECTED_FOR_S
         return any(name != key and seen_s > recent_s for name, seen_s in self._key_seen_s.items())
-
-
-def _mix_of(ticket: Ticket) -> Mix:
-    return mix_of(ticket.prompt_tokens, ticket.output_tokens)
-
-
-def _moved(mix: Mix | None, fresh: Mix) -> Mix:
-    if mix is None:
-        return fresh
-    return Mix(mix.read_per_output + _MIX_WEIGHT * (fresh.read_per_output - mix.read_per_output))
