@@ -95,7 +95,7 @@ def test_the_second_variant_comes_with_the_load_and_no_request_fails(other: Plat
     def chat() -> dict:  # type: ignore[type-arg]
         return next(each for each in other.json("status")["deployments"] if each["name"] == CHAT)
 
-    until(lambda: "users on;" in (chat()["variants_reason"] or ""))
+    until(lambda: "users on, at" in (chat()["variants_reason"] or ""))
     with other.client() as client:
         one_answer(client)
         with Crowd(client) as crowd:

@@ -1,6 +1,7 @@
 """Whether the engine can follow a JSON schema, asked of a process that may fail at it."""
 
 import asyncio
+import json
 import socket
 import sys
 from collections import OrderedDict
@@ -10,9 +11,28 @@ from outpace.values.errors import InvalidInput
 
 _LENGTH_BYTES = 4
 _START_S = 60.0
-_LONGEST_TRIAL_S = 2.0
+# A string of `maxLength: 1000` takes 2.0 s on an AMD EPYC (2026-11-29), longer ones no more.
+_LONGEST_TRIAL_S = 3.0
+# More than any context holds: such a number is a mistake or an attempt to hold the engine up.
+MOST_REPEATED = 65_536
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _MOST_KNOWN = 512
 _LONGEST_REASON = 200
+
+
+def over_bound(schema: str) -> str:
+    """Why the counts in a JSON schema are too large to follow; empty when they are not."""
+    left = [json.loads(schema)]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            for name, value in part.items():
+                if name in _COUNTS and isinstance(value, int) and value > MOST_REPEATED:
+                    return f"the schema's {name} of {value} cannot be followed; {MOST_REPEATED} is the most"
+            left += part.values()
+    return ""
 
 
 class Schemas:
@@ -28,6 +48,9 @@ class Schemas:
 
     async def check(self, schema: str) -> None:
         """Raise InvalidInput for a schema that cannot be followed, or not within the limits."""
+        refusal = over_bound(schema)
+        if refusal:
+            raise InvalidInput("response_format", refusal)
         async with self._turn:
             if schema not in self._known:
                 self._known[schema] = await self._tried(schema)
