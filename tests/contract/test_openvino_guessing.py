@@ -36,10 +36,10 @@ class Loaded:
         written = self.tokenizer.rendered([{"role": "user", "content": text}], {})
         return self.tokenizer.encode(written, adds_first=False)
 
-    def said(self, *asked: tuple[Tokens, Sampling]) -> list[list[Piece]]:
+    def said(self, *asked: tuple[Tokens, Sampling], tenant: str = "") -> list[list[Piece]]:
         """All pieces of these sequences, which run together."""
         for number, (prompt, sampling) in enumerate(asked):
-            self.pipeline.add(number, prompt.tobytes(), sampling)
+            self.pipeline.add(number, prompt.tobytes(), sampling, tenant)
         pieces: list[list[Piece]] = [[] for _ in asked]
         while not self.pipeline.is_idle:
             for piece in self.pipeline.step():
@@ -91,6 +91,17 @@ def test_every_token_is_the_likeliest_behind_those_before_it(loaded: Loaded) -> 
         assert all(piece.accepted <= piece.drafted for piece in pieces)
     # Code that is said again is guessed right, several tokens a step.
     assert sum(piece.accepted for piece in both[0]) > 16
+
+
+def test_an_answer_that_was_given_before_is_guessed_for_the_same_key_only(loaded: Loaded) -> None:
+    asked = (loaded.prompt("Tell me about the sea in four sentences."), greedy(64, ignores_end=True))
+    first, again, other = (
+        sum(piece.accepted for pieces in loaded.said(asked, tenant=tenant) for piece in pieces)
+        for tenant in ("one", "one", "another")
+    )
+    assert again > 32
+    assert other < again - 16
+    assert first < again - 16
 
 
 def test_the_end_of_an_answer_is_counted_as_the_library_counts_it(loaded: Loaded) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
+from outpace.engines.lookup_memory import Memory
 
 
 def costs_of(first_s: float, last_s: float, anew_s: float = 0.0) -> StepCosts:
@@ -32,8 +33,31 @@ def test_of_two_places_the_later_one_counts() -> None:
     assert guessed(Lookup([5, 6, 1, 0, 5, 6, 2, 0, 5, 6]), room=1) == [2]
 
 
-def test_one_token_alone_is_no_match() -> None:
-    assert guessed(Lookup([*TEXT, 1, 2, 100])) == []
+def test_behind_one_token_alone_little_is_guessed() -> None:
+    costs = costs_of(0.010, 0.060)
+    assert guessed(Lookup([*TEXT, 1, 2, 100]), costs) == []
+    assert len(guessed(Lookup([*TEXT, 1, 2, 100, 101]), costs)) > 0
+    assert guessed(Lookup([*TEXT, 1, 2, 100]), room=2) == TEXT[1:3]
+
+
+def test_what_followed_in_an_earlier_answer_is_guessed() -> None:
+    memory = Memory()
+    memory.learn([*range(200, 240)])
+    assert guessed(Lookup([1, 2, 200, 201, 202], memory)) == [*range(203, 203 + MOST_GUESSED)]
+    assert guessed(Lookup([1, 2, 200, 201, 202])) == []
+
+
+def test_of_two_guesses_the_one_that_promises_more_is_made() -> None:
+    memory = Memory()
+    memory.learn([101, 102, 50, 51, 52])
+    lookup = Lookup([*TEXT, 1, 101, 102], memory)
+    costs = costs_of(0.011, 0.030)
+    first = guessed(lookup, costs)
+    assert first[0] == TEXT[3]
+    for _ in range(9):
+        lookup.judge(len(first), 0)
+    # Its kind was wrong nine times here: the other one is tried.
+    assert guessed(lookup, costs)[:1] == [50]
 
 
 def test_there_is_room_for_no_more_than_asked() -> None:

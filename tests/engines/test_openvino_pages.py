@@ -40,6 +40,16 @@ def test_the_same_tokens_behind_another_beginning_are_another_beginning() -> Non
     assert other.known_tokens == 0
 
 
+def test_what_one_tenant_read_is_not_known_to_another() -> None:
+    pages = Pages(_NUM_PAGES, _PAGE_TOKENS)
+    asked = prompt(*range(8))
+    seat = pages.take(asked, 8, "a")
+    assert seat is not None
+    pages.keep(asked, seat, "a")
+    known = [taken.known_tokens for tenant in ("b", "", "a") if (taken := pages.take(asked, 8, tenant))]
+    assert known == [0, 0, 4]
+
+
 def test_what_nobody_uses_goes_when_pages_are_short() -> None:
     pages = Pages(2, _PAGE_TOKENS)
     asked = prompt(*range(8))

@@ -1,4 +1,4 @@
-"""Guesses at what a sequence says next: what followed the last time it said what it says now. Pure.
+"""Guesses at what a sequence says next: what followed the last time it, or an earlier answer, said this. Pure.
 
 Prompt look-up (Saxena 2023, "Prompt Lookup Decoding"), with two things decided at each step instead of once: which run
 of tokens counts as a match, and how many tokens to guess behind it. A guess is as long as makes the most expected
@@ -11,11 +11,14 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-# Runs of tokens that are looked for, longest first. One token alone is found by chance all over a text. Chosen by
-# replaying answers (docs/lab/LOG.md, 2026-11-28), and so are the numbers below.
-_RUNS = (5, 3, 2)
-# Right and wrong tokens that a kind of match is taken to have had before the first guess.
-_BEFORE = ((6.0, 1.0), (2.0, 1.0), (0.5, 1.0))
+from outpace.engines.lookup_memory import Memory, Text
+
+# Runs of tokens that are looked for in the text itself, longest first. Chosen by replaying answers (docs/lab/LOG.md,
+# 2026-11-28 and 2026-11-29, "earlier answers"), and so are the numbers below.
+_RUNS = (8, 5, 3, 2, 1)
+# Right tokens that a kind of match is taken to have had, beside one wrong one, before the first guess.
+_OWN_RIGHT = (9.0, 4.0, 2.0, 0.5, 0.2)
+_MEMORY_RIGHT = (2.0, 2.0, 0.5, 0.6)
 # What earlier guesses of a sequence still count after one more.
 _FADE = 0.9
 MOST_GUESSED = 23
@@ -95,45 +98,45 @@ class Others(msgspec.Struct, frozen=True):
     has_guesses: bool = False
 
 
-class Lookup:
-    """One sequence: its tokens so far, where each run of them was last followed by what, and how guesses fared."""
+class _Candidate(msgspec.Struct, frozen=True):
+    """Tokens that may come next, and the kind of match that says so."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens: list[int] = []
-        # Where what followed a run begins; the last place wins.
-        self._after: dict[tuple[int, ...], int] = {}
-        self._right = [right for right, _ in _BEFORE]
-        self._tried = [right + wrong for right, wrong in _BEFORE]
+    kind: int
+    tokens: list[int]
+
+
+class Lookup:
+    """One sequence: its tokens so far, earlier answers to the same key, and how guesses of each kind fared in it."""
+
+    def __init__(self, tokens: Sequence[int], memory: Memory | None = None) -> None:
+        self._text = Text(_RUNS)
+        self._memory = memory
+        self._right = [*_OWN_RIGHT, *_MEMORY_RIGHT]
+        self._tried = [right + 1.0 for right in self._right]
         self._kind = 0
         self.add(tokens)
 
     def add(self, tokens: Sequence[int]) -> None:
         """What was said in addition."""
-        for token in tokens:
-            end = len(self._tokens)
-            for length in _RUNS:
-                if end >= length:
-                    self._after[tuple(self._tokens[end - length :])] = end
-            self._tokens.append(token)
+        self._text.add(tokens)
 
     def guess(self, times: StepTimes, others: Others, room: int) -> tuple[list[int], float]:
         """At most `room` tokens that may come next, and how many this sequence gets from the step on average."""
-        start = self._match()
-        if start is None:
-            return [], 1.0
-        chance = self._right[self._kind] / self._tried[self._kind]
-        most = min(room, MOST_GUESSED, len(self._tokens) - start)
-        best, length, gained = 0.0, 0, 1.0
-        expected, all_right = 1.0, 1.0
-        for guessed in range(most + 1):
-            has_guesses = bool(guessed) or others.has_guesses
-            step_s = times.of(others.computed + 1 + guessed, has_guesses=has_guesses)
-            rate = (others.expected + expected) / step_s
-            if rate > best:
-                best, length, gained = rate, guessed, expected
-            all_right *= chance
-            expected += all_right
-        return self._tokens[start : start + length], gained
+        best = (others.expected + 1.0) / times.of(others.computed + 1, has_guesses=others.has_guesses)
+        guess: list[int] = []
+        gained = 1.0
+        for candidate in self._candidates(min(room, MOST_GUESSED)):
+            expected, all_right = 1.0, 1.0
+            chance = self._right[candidate.kind] / self._tried[candidate.kind]
+            for guessed in range(1, len(candidate.tokens) + 1):
+                all_right *= chance
+                expected += all_right
+                step_s = times.of(others.computed + 1 + guessed, has_guesses=True)
+                rate = (others.expected + expected) / step_s
+                if rate > best:
+                    best, gained, self._kind = rate, expected, candidate.kind
+                    guess = candidate.tokens[:guessed]
+        return guess, gained
 
     def judge(self, guessed: int, right: int) -> None:
         """How many of the last guess's tokens were right; those behind the first wrong one were not tried."""
@@ -143,10 +146,10 @@ class Lookup:
         self._right[self._kind] = _FADE * self._right[self._kind] + right
         self._tried[self._kind] = _FADE * self._tried[self._kind] + tried
 
-    def _match(self) -> int | None:
-        for kind, length in enumerate(_RUNS):
-            start = self._after.get(tuple(self._tokens[-length:]))
-            if start is not None:
-                self._kind = kind
-                return start
-        return None
+    def _candidates(self, most: int) -> list[_Candidate]:
+        """What followed the longest run in the text, and what did in earlier answers."""
+        candidates = [_Candidate(*self._text.following(most))]
+        if self._memory is not None:
+            kind, tokens = self._memory.following(self._text.tokens, most)
+            candidates.append(_Candidate(len(_RUNS) + kind, tokens))
+        return candidates

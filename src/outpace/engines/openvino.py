@@ -117,7 +117,7 @@ class OpenVino:
         self, request: EngineBound, deployment: DeploymentEntry, request_id: str, hints: Hints = NO_HINTS
     ) -> Call:
         _DECLARED.check(request)
-        ask = ask_of(request, deployment, speculates=hints.speculate is not False)
+        ask = ask_of(request, deployment, hints)
         body = ENCODE(ask)
         path = PATHS[endpoint_of(request)]
         if ask.stream:

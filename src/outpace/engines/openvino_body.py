@@ -8,6 +8,7 @@ from outpace.engines.messages import defuser, rendered, with_tools_told
 from outpace.engines.openai_body import require_echo
 from outpace.engines.openvino_wire import Ask
 from outpace.engines.parameters import unsupported
+from outpace.engines.protocol import NO_HINTS, Hints
 from outpace.engines.template_kwargs import checked_kwargs
 from outpace.engines.tools import ToolPlan, plan_tools
 from outpace.values.errors import UnsupportedParameter
@@ -38,15 +39,15 @@ _SAME = (
 _DEFAULT_COMPLETION_TOKENS = 16
 
 
-def ask_of(request: EngineBound, deployment: DeploymentEntry, *, speculates: bool = True) -> Ask:
-    """The body for one request; it `speculates` where the replica can. Raises UnsupportedParameter by name."""
+def ask_of(request: EngineBound, deployment: DeploymentEntry, hints: Hints = NO_HINTS) -> Ask:
+    """The body for one request. Raises UnsupportedParameter by name."""
     assert not isinstance(request, EmbeddingRequest), "refused before: no embeddings are declared"
     asked = _common(request, deployment)
     if isinstance(request, ChatRequest):
         asked |= _chat(request, deployment)
     else:
         asked |= _completion(request)
-    return Ask(**asked, speculate=speculates)
+    return Ask(**asked, speculate=hints.speculate is not False, cache_salt=hints.cache_salt or "")
 
 
 def _common(request: ChatRequest | CompletionRequest, deployment: DeploymentEntry) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Front:
         for index, sampling in enumerate(sampled):
             self._num_sequences += 1
             prompt = prompts[index // request.ask.n].tokens
-            add = Add(self._num_sequences, prompt, sampling)
+            add = Add(self._num_sequences, prompt, sampling, request.ask.cache_salt)
             self._waiting.append(Sequence(self._num_sequences, request, index, add))
         self._fill()
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
+from outpace.engines.lookup_memory import MEMORY_RUNS, Memories, Memory
 from outpace.engines.openvino_config import OpenVinoConfig, graphs_that_guess
 from outpace.engines.openvino_graph import Graph, Logits, Part
 from outpace.engines.openvino_library import weights_bytes
@@ -29,17 +30,21 @@ _TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
 _PLAIN_TOKENS = (1, 8, MOST_GUESSED + 1)
 _TIMED_ROUNDS = 2
 _FILLERS = np.zeros(MOST_GUESSED + 1, dtype=np.int64)
+# Enough to guess how an answer begins: one of the runs that are looked for.
+_BEFORE_ANSWER = MEMORY_RUNS[1]
 _CLOCK = SystemClock()
 
 
 class _Sequence:
     """One sequence and its seat."""
 
-    def __init__(self, prompt: Tokens, seat: Seat, sampling: Sampling) -> None:
+    def __init__(self, prompt: Tokens, seat: Seat, sampling: Sampling, tenant: str, memory: Memory) -> None:
         self.prompt = prompt
         self.seat = seat
         self.sampling = sampling
-        self.lookup = Lookup(prompt.tolist())
+        self.tenant = tenant
+        self.memory = memory
+        self.lookup = Lookup(prompt.tolist(), memory)
         self.dice = np.random.default_rng(sampling.seed)
         # Tokens whose keys and values are in the pages, and what was said.
         self.past = seat.known_tokens
@@ -56,6 +61,10 @@ class _Sequence:
         """The next piece of the prompt."""
         tokens = self.prompt[self.past : self.past + most]
         return Part(tokens=tokens, past=self.past, pages=self.seat.pages)
+
+    def answer(self) -> list[int]:
+        """What was said, behind the last tokens of the prompt."""
+        return [*self.prompt[-_BEFORE_ANSWER:].tolist(), *self.said]
 
     def deciding(self) -> Part:
         """The last token said, and the guess behind it."""
@@ -75,6 +84,7 @@ class GuessingLane:
         self._step_tokens = config.step_tokens
         self._keeps_prefixes = config.prefix_caching
         self._sequences: dict[int, _Sequence] = {}
+        self._memories = Memories()
         costs = timed(self._guessing)
         self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
 
@@ -88,13 +98,14 @@ class GuessingLane:
         """Share of the pages that sequences hold."""
         return self._graph.pages.used_fraction
 
-    def add(self, number: int, prompt: Tokens, sampling: Sampling) -> bool:
+    def add(self, number: int, prompt: Tokens, sampling: Sampling, tenant: str = "") -> bool:
         """Begin a sequence; False when there are no pages for it."""
         # What fills a step up is written behind the guesses.
-        seat = self._graph.pages.take(prompt, len(prompt) + sampling.max_tokens + MOST_GUESSED)
+        num_tokens = len(prompt) + sampling.max_tokens + MOST_GUESSED
+        seat = self._graph.pages.take(prompt, num_tokens, tenant)
         if seat is None:
             return False
-        self._sequences[number] = _Sequence(prompt, seat, sampling)
+        self._sequences[number] = _Sequence(prompt, seat, sampling, tenant, self._memories.of(tenant))
         return True
 
     def drop(self, number: int) -> None:
@@ -118,7 +129,7 @@ class GuessingLane:
             if one.past < len(one.prompt):
                 continue
             if not one.said and self._keeps_prefixes:
-                self._graph.pages.keep(one.prompt, one.seat)
+                self._graph.pages.keep(one.prompt, one.seat, one.tenant)
             pieces.append(self._decided(number, one, rows))
         return pieces
 
@@ -195,7 +206,9 @@ class GuessingLane:
         return "length" if num_said >= sampling.max_tokens else None
 
     def _end(self, number: int) -> None:
-        self._graph.pages.give_back(self._sequences.pop(number).seat)
+        one = self._sequences.pop(number)
+        one.memory.learn(one.answer())
+        self._graph.pages.give_back(one.seat)
 
 
 def _filled(part: Part, num_tokens: int) -> Part:

@@ -37,9 +37,12 @@ class Pages:
         """Share of the pages that sequences hold."""
         return 1.0 - (len(self._free) + len(self._idle)) / self.num_pages if self.num_pages else 0.0
 
-    def take(self, prompt: Tokens, num_tokens: int) -> Seat | None:
-        """Pages for a sequence of `num_tokens`, its prompt among them; None while there are not enough."""
-        shared = self._known(prompt)
+    def take(self, prompt: Tokens, num_tokens: int, tenant: str = "") -> Seat | None:
+        """Pages for a sequence of `num_tokens`, its prompt among them; None while there are not enough.
+
+        Only beginnings of the same `tenant` are known to it.
+        """
+        shared = self._known(prompt, tenant)
         num_fresh = -(-num_tokens // self._page_tokens) - len(shared)
         idle = sum(page in self._idle for page in shared)
         if num_fresh > len(self._free) + len(self._idle) - idle:
@@ -51,9 +54,9 @@ class Pages:
             self._holders[page] += 1
         return Seat(pages=pages, known_tokens=len(shared) * self._page_tokens)
 
-    def keep(self, prompt: Tokens, seat: Seat) -> None:
+    def keep(self, prompt: Tokens, seat: Seat, tenant: str = "") -> None:
         """The prompt has been read into the seat: its full pages are a known beginning from now on."""
-        for page, beginning in zip(seat.pages, self._beginnings(prompt, len(prompt)), strict=False):
+        for page, beginning in zip(seat.pages, self._beginnings(prompt, len(prompt), tenant), strict=False):
             if beginning not in self._page_of and page not in self._beginning_of:
                 self._page_of[beginning] = page
                 self._beginning_of[page] = beginning
@@ -70,19 +73,20 @@ class Pages:
             else:
                 self._free.append(page)
 
-    def _known(self, prompt: Tokens) -> list[int]:
+    def _known(self, prompt: Tokens, tenant: str) -> list[int]:
         """The pages of the longest known beginning; the last token of a prompt is always left to run."""
         known = []
-        for beginning in self._beginnings(prompt, len(prompt) - 1):
+        for beginning in self._beginnings(prompt, len(prompt) - 1, tenant):
             page = self._page_of.get(beginning)
             if page is None:
                 break
             known.append(page)
         return known
 
-    def _beginnings(self, prompt: Tokens, num_tokens: int) -> list[bytes]:
+    def _beginnings(self, prompt: Tokens, num_tokens: int, tenant: str) -> list[bytes]:
         """A name for every beginning of whole pages within the first `num_tokens`."""
-        names, before = [], b""
+        names: list[bytes] = []
+        before = tenant.encode()
         for end in range(self._page_tokens, num_tokens + 1, self._page_tokens):
             own = prompt[end - self._page_tokens : end].tobytes()
             before = hashlib.blake2b(before + own, digest_size=_DIGEST_BYTES).digest()

@@ -36,11 +36,11 @@ class Pipeline:
         used = self._plain.kv_used_fraction
         return used if self._guessing is None else max(used, self._guessing.kv_used_fraction)
 
-    def add(self, sequence: int, prompt: bytes, sampling: Sampling) -> None:
+    def add(self, sequence: int, prompt: bytes, sampling: Sampling, tenant: str = "") -> None:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
         tokens = np.frombuffer(prompt, dtype=np.int64)
         guessing = self._guessing if sampling.speculates else None
-        if guessing is None or not guessing.add(sequence, tokens, sampling):
+        if guessing is None or not guessing.add(sequence, tokens, sampling, tenant):
             self._plain.add(sequence, tokens, sampling)
 
     def drop(self, sequence: int) -> None:

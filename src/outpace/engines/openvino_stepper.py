@@ -77,7 +77,7 @@ class Stepper:
             self._pipeline.drop(order.id)
             return None
         try:
-            self._pipeline.add(order.id, order.prompt, order.sampling)
+            self._pipeline.add(order.id, order.prompt, order.sampling, order.tenant)
         except RuntimeError as error:
             return Piece(order.id, [], end=f"the engine refused it: {error}")
         return None

@@ -42,6 +42,8 @@ class Add(msgspec.Struct, frozen=True, tag="add", array_like=True):
     id: int
     prompt: bytes
     sampling: Sampling
+    # Whose cached prefixes and earlier answers count.
+    tenant: str = ""
 
 
 class Drop(msgspec.Struct, frozen=True, tag="drop", array_like=True):
@@ -164,3 +166,5 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     chat_template_kwargs: dict[str, Any] = {}
     # False: without guesses, though the replica has them.
     speculate: bool = True
+    # The same for requests that may share cached prefixes and guesses from earlier answers.
+    cache_salt: str = ""
