@@ -3,8 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from outpace.engines.llamacpp_config import LlamaConfig
-from outpace.engines.llamacpp_main import allocated_bytes, bundled_openmp
+from outpace.engines.llamacpp_main import allocated_bytes, bundled_openmp, set_spins
 
 
 def test_the_wheels_openmp_is_found_and_is_one() -> None:
@@ -41,3 +43,19 @@ def test_memory_is_taken_for_all_but_the_mapped_weights(tmp_path: Path) -> None:
     assert allocated_bytes(config) == 300
     weights.unlink()
     assert allocated_bytes(config) == 0
+
+
+def test_threads_sleep_early_unless_the_user_says_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    set_spins()
+    # What libgomp reads is the process's environment, not Python's copy of it.
+    seen = subprocess.run(["printenv", "GOMP_SPINCOUNT"], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    set_spins()
+    assert os.environ["GOMP_SPINCOUNT"] == "77"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    set_spins()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -1,4 +1,4 @@
-"""Starts llama.cpp's process where its shared libraries are not all on the machine: a bare Debian lacks libgomp."""
+"""Starts llama.cpp's process: finds its OpenMP (a bare Debian lacks libgomp), and tells it how long to spin."""
 
 import ctypes
 import importlib
@@ -12,6 +12,10 @@ from outpace.engines.llamacpp_config import LlamaConfig
 
 _OPENMP = "libgomp.so.1"
 _SEARCH = "LD_LIBRARY_PATH"
+# Its threads wait for each other hundreds of times a token. GNU's OpenMP spins 1 to 3 ms each time before it sleeps:
+# beside one other busy process, even of lower priority, a request falls from 110 to 4 tokens/s. With short spins it
+# keeps 30, and alone it is as fast (docs/lab/LOG.md, 2026-11-29). LLVM's sleeps early by itself.
+_SPINS = {"GOMP_SPINCOUNT": "1000"}
 # Where the wheel `cmeel-libomp` puts LLVM's OpenMP, which goes by libgomp's name too.
 _WHEEL_LIBRARIES = Path("cmeel.prefix/lib")
 
@@ -43,12 +47,21 @@ def prepare() -> ModuleType:
 
 
 def _require_openmp() -> None:
-    """Start over once with the wheel's OpenMP when the system has none."""
+    """Start over once with the wheel's OpenMP when the system has none; it reads its settings when it is loaded."""
+    set_spins()
     folder = bundled_openmp(sys.path)
     if folder is not None and not _is_loadable(_OPENMP):
         searched = [str(folder), *filter(None, [os.environ.get(_SEARCH)])]
         # The loader reads the variable when a program starts, so only a new start sees it.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, _SEARCH: ":".join(searched)})
+
+
+def set_spins() -> None:
+    """Let threads sleep early, unless whoever started us has said how they shall wait."""
+    if "OMP_WAIT_POLICY" in os.environ:
+        return
+    for name, value in _SPINS.items():
+        os.environ.setdefault(name, value)
 
 
 def bundled_openmp(search: list[str]) -> Path | None:
