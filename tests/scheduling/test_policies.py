@@ -23,11 +23,12 @@ from outpace.scheduling.variants import (
     choose,
     choose_alone,
     cross_over,
+    gain_at,
     mix_of,
     promised,
     speed_at,
 )
-from outpace.values.snapshot import VariantEntry
+from outpace.values.snapshot import GuessGain, VariantEntry
 
 # As measured on two AVX2 cores (docs/lab): one answers a single user faster, the other many.
 LLAMA = Option("llamacpp", 1, ((1, 107.0), (8, 165.0), (32, 169.0)))
@@ -82,6 +83,41 @@ def test_prompts_like_those_of_the_measurement_leave_its_speeds_as_they_are() ->
     assert promised(LLAMA_VNNI, 1, Mix(0.8)) == pytest.approx(105.0)
     # 100 tokens at 105 tok/s, of which 0.8 prompt tokens each are known; 420 more to read at 400/s.
     assert promised(LLAMA_VNNI, 1, mix_of(500, 100)) == pytest.approx(100 / (100 / 105 + 420 / 400))
+
+
+GUESSES = (
+    GuessGain(users=1, prompt_tokens=40, gain=1.04),
+    GuessGain(users=1, prompt_tokens=340, gain=1.84),
+    GuessGain(users=16, prompt_tokens=40, gain=0.9),
+    GuessGain(users=16, prompt_tokens=340, gain=1.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("users", "prompt_tokens", "gain"),
+    [
+        (1, 10, 1.04),
+        (1, 190, 1.44),
+        (1, 9000, 1.84),
+        (5, 340, 1.1),  # what was measured at more users holds
+        (5, 40, 1.0),  # guesses that lose are not made
+        (17, 340, 1.0),  # nobody knows
+    ],
+)
+def test_guesses_gain_by_load_and_length_of_the_prompt(users: int, prompt_tokens: int, gain: float) -> None:
+    mix = mix_of(prompt_tokens, 100)
+    assert gain_at(GUESSES, users, mix) == pytest.approx(gain)
+    with_guesses = OPENVINO_VNNI._replace(guess_gains=GUESSES)
+    assert promised(with_guesses, users, mix) == pytest.approx(gain * promised(OPENVINO_VNNI, users, mix))
+
+
+def test_an_engine_that_guesses_well_gets_the_requests_that_are_copied_from() -> None:
+    slow = OPENVINO_VNNI._replace(speeds=((1, 60.0), (32, 400.0)), prefill_tokens_per_s=900.0)
+    code, chat = mix_of(330, 160), mix_of(30, 100)
+    assert choose_alone([LLAMA_VNNI, slow], None, code) == "llamacpp"
+    guessing = slow._replace(guess_gains=GUESSES)
+    assert choose_alone([LLAMA_VNNI, guessing], None, code) == "openvino"
+    assert choose_alone([LLAMA_VNNI, guessing], None, chat) == "llamacpp"
 
 
 def test_longer_prompts_move_the_cross_over_down() -> None:

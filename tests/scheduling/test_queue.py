@@ -400,6 +400,30 @@ async def test_a_request_alone_goes_by_its_own_prompt_and_holds_nobody_who_comes
     assert rig.take(tokens=100, prompt_tokens=10) == "b"
 
 
+async def test_the_first_of_a_burst_goes_where_the_bursts_before_it_went() -> None:
+    one = VariantEntry(id="one", engine="echo", engine_model="d", speeds=((1, 100.0), (8, 110.0)))
+    many = VariantEntry(id="many", engine="echo", engine_model="d", speeds=((1, 50.0), (8, 300.0)))
+    rig = Rig()
+    rig.queue.update(entry(replica("a", None, "one"), replica("b", None, "many"), variants=(one, many)))
+
+    def burst(size: int) -> list[str]:
+        rig.clock.advance(60)
+        tickets = [rig.ticket(tokens=100) for _ in range(size)]
+        given = []
+        for ticket in tickets:
+            found = rig.queue.take(ticket)
+            assert found is not None
+            given.append(found.id)
+        for replica_id, ticket in zip(given, tickets, strict=True):
+            rig.queue.release(replica_id, ticket)
+        return given
+
+    firsts = [burst(8)[0] for _ in range(4)]
+    assert firsts == ["a", "a", "b", "b"]
+    # Whoever stays alone gets the variant for one back.
+    assert [burst(1)[0] for _ in range(8)][-1] == "a"
+
+
 async def test_static_batching_starts_gangs_and_waits_for_their_last() -> None:
     rig = Rig(replica("a", 2), order="gang")
     first, second = await rig.waiting(), await rig.waiting()

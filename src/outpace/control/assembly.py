@@ -9,12 +9,12 @@ from outpace.control.parts import Resolved
 from outpace.engines.speculation import SWITCHED
 from outpace.fleet.record import replace_file
 from outpace.fleet.replicas import Life
-from outpace.scheduling.profiles import variant_figures
+from outpace.scheduling.profiles import guess_gains, variant_figures
 from outpace.values import snapshot as snapshots
 from outpace.values.clock import Clock
 from outpace.values.deployment import DeploymentSpec, Task
 from outpace.values.home import Home
-from outpace.values.snapshot import DeploymentEntry, ReplicaEntry, Snapshot, VariantEntry
+from outpace.values.snapshot import DeploymentEntry, GuessGain, ReplicaEntry, Snapshot, VariantEntry
 
 # For a model that could not be looked up: every door says `not ready`, not `no such task`.
 ALL_TASKS: tuple[Task, ...] = ("chat", "completions", "embeddings")
@@ -81,10 +81,18 @@ def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
         read_per_output=figures.read_per_output,
         in_flight=figures.in_flight,
         # What an engine cannot be told per request is decided at its launch.
+        guess_gains=gains_of(resolved),
         speculation=tuple(band for band in figures.speculation if band.method == resolved.speculation)
         if resolved.engine in SWITCHED
         else (),
     )
+
+
+def gains_of(resolved: Resolved) -> tuple[GuessGain, ...]:
+    """What the guesses that a replica makes were measured to gain."""
+    if resolved.profile is None or resolved.speculation is None:
+        return ()
+    return guess_gains(resolved.profile.speculation, resolved.speculation)
 
 
 def launched_entries(

@@ -155,4 +155,11 @@ def mix_seen(pressure: Pressure) -> Mix:
 def option_of(served: Served, num_replicas: int) -> Option:
     """A variant as the choice between variants sees it."""
     known = served.capacity
-    return Option(served.id, num_replicas, known.speeds, known.prefill_tokens_per_s, known.read_per_output)
+    return Option(
+        served.id,
+        num_replicas,
+        known.speeds,
+        known.prefill_tokens_per_s,
+        known.read_per_output,
+        known.guess_gains,
+    )

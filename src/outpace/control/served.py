@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from outpace.control.assembly import ALL_TASKS
+from outpace.control.assembly import ALL_TASKS, gains_of
 from outpace.control.decide import Standing
 from outpace.control.parts import ControlParts, Resolved
 from outpace.control.specs import VARIANT, digest
@@ -189,6 +189,7 @@ class Served:
             speeds=figures.speeds,
             prefill_tokens_per_s=figures.prefill_tokens_per_s,
             read_per_output=figures.read_per_output,
+            guess_gains=gains_of(resolved),
         )
 
     @property

@@ -261,6 +261,7 @@ async def _gain(
         gain=gain(on, off),
         drafted_tokens=sum(run.drafted_tokens for run in on),
         accepted_tokens=sum(run.accepted_tokens for run in on),
+        prompt_tokens=sum(run.prompt_tokens for run in on) / max(1, sum(run.requests for run in on)),
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from outpace.values.snapshot import GuessGain
+
 # Of each: more requests at once than this share of a replica's places leave no room for chance.
 _ROOM = 0.75
 _LARGE = 1e100
@@ -25,6 +27,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_per_s: float | None = None
     # Prompt tokens read per output token while `speeds` were measured.
     read_per_output: float = 0.0
+    # What guesses gain beside: not counted on here, since it depends on the texts.
+    guess_gains: tuple[GuessGain, ...] = ()
     # One replica of another variant that answers beside all of these.
     helper: "Capacity | None" = None
 

@@ -6,7 +6,7 @@ from statistics import median
 import msgspec
 
 from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
-from outpace.values.snapshot import SpeculationBand
+from outpace.values.snapshot import GuessGain, SpeculationBand
 
 # More users than this share of the highest throughput needs would only wait longer for their tokens.
 _ENOUGH = 0.95
@@ -58,6 +58,15 @@ def speculation_bands(points: Sequence[SpeculationPoint]) -> tuple[SpeculationBa
     return tuple(
         SpeculationBand(method=method, most_users=users, gain=round(median(gains), 4))
         for (method, users), gains in sorted(found.items())
+    )
+
+
+def guess_gains(points: Sequence[SpeculationPoint], method: str) -> tuple[GuessGain, ...]:
+    """What one way of guessing gained, by load and length of prompts; older profiles do not tell the length."""
+    return tuple(
+        GuessGain(users=point.users, prompt_tokens=point.prompt_tokens, gain=point.gain)
+        for point in points
+        if point.method == method and point.prompt_tokens
     )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from outpace.scheduling.arrivals import Lengths
+from outpace.scheduling.company import Company
 from outpace.scheduling.pace import Rates
 from outpace.scheduling.prefill import budget_tokens
 from outpace.scheduling.reserve import EXPECTED_FOR_S, may_take
@@ -41,6 +42,7 @@ class Replicas:
         # Where the last request went that was alone.
         self._alone_at: str | None = None
         self._peak = Peak()
+        self._company = Company()
         # What requests are like: fading means; None before the first.
         self._lengths: Lengths | None = None
         self._homes = Homes()
@@ -135,6 +137,8 @@ class Replicas:
 
     def give(self, replica: ReplicaLoad, ticket: Ticket, now_s: float) -> None:
         """The ticket goes there."""
+        if not self.in_flight and not self.num_elsewhere:
+            self._company.began(ticket)
         replica.prefills.begin(ticket, now_s)
         replica.in_flight += 1
         replica.tokens += ticket.tokens
@@ -145,6 +149,7 @@ class Replicas:
 
     def release(self, replica_id: str, ticket: Ticket) -> None:
         """The ticket's request there ended."""
+        self._company.ended(ticket)
         running = self._running.pop(ticket.key, 1) - 1
         if running > 0:
             self._running[ticket.key] = running
@@ -237,12 +242,20 @@ class Replicas:
         usable = [replica for replica in able if replica.health.is_usable(now_s)]
         counts = Counter(replica.entry.variant for replica in usable)
         options = [
-            Option(name, counts[name], variant.speeds, variant.prefill_tokens_per_s, variant.read_per_output)
+            Option(
+                name,
+                counts[name],
+                variant.speeds,
+                variant.prefill_tokens_per_s,
+                variant.read_per_output,
+                variant.guess_gains,
+            )
             for name, variant in self._variants.items()
             if name in counts
         ]
         users = 1 + self.in_flight + num_waiting + self.num_elsewhere
-        most = self._peak.seen(users, now_s)
+        self._company.seen(users)
+        most = max(self._peak.seen(users, now_s), self._company.expected())
         is_alone = most == 1
         if is_alone:
             own = mix_of(ticket.prompt_tokens, ticket.output_tokens)

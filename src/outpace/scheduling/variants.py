@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from outpace.values.snapshot import GuessGain
+
 Speeds = Sequence[tuple[int, float]]
 
 # Another variant must promise this much more, and fewer requests count only when there were no more for so long:
@@ -33,30 +35,36 @@ class Option(NamedTuple):
     prefill_tokens_per_s: float | None = None
     # Prompt tokens that were read per output token while `speeds` were measured.
     read_per_output: float = 0.0
+    # What guesses gain on top, by load and length of prompts.
+    guess_gains: Sequence[GuessGain] = ()
 
 
 class Mix(NamedTuple):
-    """What requests are like: prompt tokens to be read for each output token."""
+    """What requests are like: prompt tokens to be read for each output token, and prompt tokens of a request."""
 
     read_per_output: float
+    input_tokens: float = 0.0
 
 
 def mix_of(input_tokens: float, output_tokens: float) -> Mix:
     """Of requests with these mean lengths; what is cached is not read."""
-    return Mix(input_tokens / max(1.0, output_tokens))
+    return Mix(input_tokens / max(1.0, output_tokens), input_tokens)
 
 
 def speed_at(speeds: Speeds, users: float) -> float:
     """Output tokens/s of one replica at this many requests at once; between measurements linear, beyond them flat."""
-    if not speeds:
-        return 0.0
-    at = bisect_left(speeds, users, key=lambda point: point[0])
-    if at == 0:
-        return speeds[0][1]
-    if at == len(speeds):
-        return speeds[-1][1]
-    (below, slow), (above, fast) = speeds[at - 1], speeds[at]
-    return slow + (fast - slow) * (users - below) / (above - below)
+    return _between(speeds, users) if speeds else 0.0
+
+
+def _between(points: Sequence[tuple[float, float]], at: float) -> float:
+    above = bisect_left(points, at, key=lambda point: point[0])
+    if above == 0:
+        return points[0][1]
+    if above == len(points):
+        return points[-1][1]
+    (low, first), (high, second) = points[above - 1], points[above]
+    # Of two figures for the same the later one counts.
+    return first + (second - first) * (at - low) / (high - low) if high > low else second
 
 
 class Peak:
@@ -111,12 +119,27 @@ def promised(option: Option, users: float, mix: Mix | None = None) -> float:
 
     Without a mix, or without a measured rate of reading, prompts count as they were when speeds were measured.
     """
-    speed = speed_at(option.speeds, max(1.0, users / option.num_replicas))
+    each = max(1.0, users / option.num_replicas)
+    speed = speed_at(option.speeds, each)
     if mix is None or not option.prefill_tokens_per_s or not speed:
         return option.num_replicas * speed
     measured_s = 1.0 / speed
     reading_s = (mix.read_per_output - option.read_per_output) / option.prefill_tokens_per_s
-    return option.num_replicas / max(measured_s + reading_s, _LEAST_SHARE * measured_s)
+    request_s = max(measured_s + reading_s, _LEAST_SHARE * measured_s)
+    return option.num_replicas * gain_at(option.guess_gains, each, mix) / request_s
+
+
+def gain_at(gains: Sequence[GuessGain], users: float, mix: Mix) -> float:
+    """What guesses gain on requests like `mix` at this load; 1.0 where that was not measured, or is a loss.
+
+    A long prompt is likelier copied from than a short one: between the lengths that were measured the gain is linear,
+    beyond them flat. Guesses that lose are not made.
+    """
+    loads = [gain.users for gain in gains if gain.users >= users]
+    if not loads:
+        return 1.0
+    measured = sorted((gain.prompt_tokens, gain.gain) for gain in gains if gain.users == min(loads))
+    return max(1.0, _between(measured, mix.input_tokens))
 
 
 def cross_over(main: Option, other: Option, gain: float = SWITCH_GAIN, mix: Mix | None = None) -> int | None:

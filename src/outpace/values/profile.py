@@ -34,6 +34,8 @@ class SpeculationPoint(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    # Mean tokens of a prompt; 0 in older profiles.
+    prompt_tokens: float = 0.0
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):

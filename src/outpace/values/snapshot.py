@@ -31,6 +31,14 @@ class SpeculationBand(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
 
 
+class GuessGain(msgspec.Struct, frozen=True, kw_only=True):
+    """What guesses gain with `users` at once on prompts of this length: tokens/s over those without, measured."""
+
+    users: int
+    prompt_tokens: float
+    gain: float
+
+
 class VariantEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One engine × precision × settings of a deployment, with what was measured of it on its machine."""
 
@@ -51,6 +59,8 @@ class VariantEntry(msgspec.Struct, frozen=True, kw_only=True):
     # Requests at once per replica, of all gateway workers together; more wait in the gateway.
     in_flight: int | None = None
     speculation: tuple[SpeculationBand, ...] = ()
+    # Of the way of guessing that it has; `speeds` are without.
+    guess_gains: tuple[GuessGain, ...] = ()
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True, kw_only=True):
