@@ -47,8 +47,8 @@ _LEAST_ROWS = 40
 # alike, too much): an interval takes the level at which one made from half of the groups holds this share of the rest.
 _HELD = 0.80
 _LEVELS = (0.72, 0.76, 0.80, 0.84, 0.88, 0.92, 0.96, 0.98, 0.99)
-# Few groups make a single cut into halves a matter of luck.
-_CUTS = 6
+# Few groups make a single cut into halves a matter of luck; of six, a level that held 80 % held 74 % on six others.
+_CUTS = 16
 
 
 @dataclass(frozen=True)
