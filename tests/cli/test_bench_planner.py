@@ -31,6 +31,12 @@ def test_every_number_has_a_goal_and_says_whether_it_is_met() -> None:
     left_out = {number["left_out"] for number in document["numbers"]}
     assert {"setup", "device", "model", "engine version", "device family"} <= left_out
     assert all(number["goal"] and number["met"] in (True, False) for number in document["numbers"])
+    compared = {(one["name"], one["siblings"]) for one in document["scatter"]}
+    assert ("itl mean", "the same run on other versions") in compared
+    assert ("throughput", "the same run again") in compared
+    repeats = [one for one in document["scatter"] if one["siblings"] == "the same run again"]
+    assert all(one["rows"] and one["median"] < one["own_median"] for one in repeats)
+    assert document["not_used"]["the same run published again"] > 1000
     assert document["not_used"]["marked SUSPECT in the source list"] == 44
 
 

@@ -46,6 +46,28 @@ def test_the_document_has_every_figure() -> None:
     assert {r["gpu"] for r in document["rejected"]} == {"H100-SXM-80GB", "H200-SXM-141GB"} - {best["gpu"]}
 
 
+def test_the_engine_version_is_named_with_what_is_known_of_it() -> None:
+    words = ("Llama-3.1-8B", "--gpu", "H100")
+    assert "whichever measured version runs" in run(*words).output
+    assert "vllm-v1 0.11.0, measured" in run(*words, "--engine-version", "0.11.0").output
+    assert "vllm-v1-async latest, not measured" in run(*words, "--engine-version", "latest").output
+    document = json.loads(run(*words, "--engine-version", "V99.1", "--json").output)
+    assert document["engine_version"] == "99.1"
+    assert document["best"]["engine"] == "vllm-v1-async"
+    assert document["best"]["basis"] == "calibrated (version)"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [(("--engine-version", "vLLM"), "is not a version"), (("--here", "--engine-version", "1.0"), "--here")],
+)
+def test_a_version_that_cannot_be_kept_is_refused(words: tuple[str, ...], problem: str) -> None:
+    refused = run("smollm2-135m-instruct", *words).exception
+    assert isinstance(refused, InvalidInput)
+    assert refused.param == "engine-version"
+    assert problem in str(refused)
+
+
 def test_nothing_that_meets_the_objective_fails_with_reasons() -> None:
     done = run("Llama-3.1-405B", "--gpu", "L4")
     assert done.exit_code == 1

@@ -27,6 +27,7 @@ def plan(
     itl_ms: float = 0.0,
     max_pusd_hour: int = 0,
     least_sure: float = 0.0,
+    engine_version: str = "",
 ) -> Plan:
     found = [device(name) for name in gpus.split(",")] if gpus else list(devices())
     prices = price_table()
@@ -35,7 +36,9 @@ def plan(
     goal = Objective(
         1000, 200, rate_per_s, ttft_ms, itl_ms, max_pusd_hour=max_pusd_hour, least_sure=least_sure
     )
-    return make_plan(architecture(model), goal, found, prices, shipped_calibration())
+    return make_plan(
+        architecture(model), goal, found, prices, shipped_calibration(), engine_version=engine_version
+    )
 
 
 def test_l4_serves_a_small_model_when_latency_is_loose_and_loses_when_it_is_tight() -> None:
@@ -55,6 +58,29 @@ def test_who_wants_to_be_sure_runs_fewer_at_once_and_pays_for_it() -> None:
     assert sure.best is not None
     assert sure.best.point.sure >= 0.75 > plain.best.point.sure
     assert (sure.best.pusd_per_mtok or 0) >= (plain.best.pusd_per_mtok or 0)
+
+
+def test_a_version_never_measured_keeps_the_point_and_widens_the_interval() -> None:
+    opened, new, latest = (
+        plan("Llama-3.1-70B", gpus="H200", itl_ms=60, engine_version=named)
+        for named in ("", "99.1", "latest")
+    )
+    points = [found.best.point for found in (opened, new, latest) if found.best]
+    assert [point.tokens_per_s for point in points] == pytest.approx([points[0].tokens_per_s] * 3)
+    width = [point.tokens_high_per_s - point.tokens_low_per_s for point in points]
+    assert width[0] < width[1] == width[2]
+    assert [point.basis for point in points[1:]] == ["version", "version"]
+    assert (opened.engine_version, new.engine_version) == ("", "99.1")
+
+
+def test_a_measured_version_brings_its_corrections_and_an_old_one_its_engine() -> None:
+    found = [
+        plan("Llama-3.1-70B", gpus="H200", engine_version=named).best for named in ("", "0.11.0", "v0.6.3")
+    ]
+    opened, known, old = (option.point for option in found if option)
+    assert "version" not in known.basis
+    assert known.tokens_per_s != opened.tokens_per_s
+    assert (known.variant.generation.name, old.variant.generation.name) == ("vllm-v1", "vllm-v0")
 
 
 def test_both_formats_of_keys_and_values_are_tried_where_the_device_has_them() -> None:

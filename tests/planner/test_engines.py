@@ -2,7 +2,8 @@
 
 import pytest
 
-from outpace.planner.engines import version_name
+from outpace.planner.engines import asked_version, version_name
+from outpace.values.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,25 @@ from outpace.planner.engines import version_name
 )
 def test_a_version_has_one_spelling(engine: str, version: str, named: str) -> None:
     assert version_name(engine, version) == named
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("v0.11.0", "0.11.0"),
+        (" 1.2.0RC5 ", "1.2.0rc5"),
+        ("0.9.0.2.dev108+g71faa1880.d20250730", "0.9.0.2.dev108+g71faa1880.d20250730"),
+        ("latest", "latest"),
+        ("nightly-5b8c30d62b754b57", "nightly-5b8c30d62b754b57"),
+        ("unknown", ""),
+        ("", ""),
+    ],
+)
+def test_a_version_may_be_asked_for_or_left_open(written: str, named: str) -> None:
+    assert asked_version(written) == named
+
+
+@pytest.mark.parametrize("written", ["vLLM", "vLLM 0.11", "-1", "0,11", "1..2", "newer", "1" * 61])
+def test_what_is_no_version_is_refused_by_name(written: str) -> None:
+    with pytest.raises(InvalidInput, match=r"engine-version: .* is not a version"):
+        asked_version(written)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.planner.samples import case
 
-from outpace.planner.calibration import decode, encode, load_calibration, shipped_calibration
+from outpace.planner.calibration import SCHEMA, decode, encode, load_calibration, shipped_calibration
 from outpace.planner.fitting import evidence, fit_quantities
 from outpace.planner.groundtruth import GroundTruth, read_ground_truth
 from outpace.planner.marks import marks
@@ -79,7 +79,7 @@ def test_a_calibration_survives_its_file_with_its_marks(truth: GroundTruth, tmp_
 def test_damaged_and_foreign_calibrations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="not a calibration"):
         decode(b"{", "x")
-    foreign = encode(shipped_calibration()).replace(b'"schema": 3', b'"schema": 9')
+    foreign = encode(shipped_calibration()).replace(f'"schema": {SCHEMA}'.encode(), b'"schema": 999')
     with pytest.raises(InvalidInput, match="fit again"):
         decode(foreign, "x")
     with pytest.raises(InvalidInput, match="cannot be read"):

@@ -1,5 +1,6 @@
 """The physics: what must hold for any calibration, and the mission's claims under the shipped one."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from outpace.planner.estimate import Estimate, estimate_all
 from outpace.planner.explain import compare_devices
 from outpace.planner.model import batch
 from outpace.planner.setups import resolve
+from outpace.planner.steps import decode_step_s, prefill_s
 
 
 def physical(asked: Case) -> float:
@@ -104,4 +106,14 @@ def test_an_interval_holds_its_value_and_says_where_it_is_from() -> None:
     assert known.basis.startswith("calibrated: ")
     unseen = calibrated(case(gpu="Gaudi3"))
     assert unseen.basis.startswith("roofline")
-    assert unseen.high / unseen.low > known.high / known.low
+    assert unseen.high / unseen.low >= known.high / known.low
+
+
+def test_launching_kernels_one_by_one_costs_prompts_and_no_steps() -> None:
+    prepared = batch([resolve(CLOSED_8B)])
+    rates = prepared.rates({})
+    slower = {**rates, "eager": rates["eager"] * 10}
+    fixed, slow = (prefill_s(prepared.at, each, prepared.at.isl).fixed_s for each in (rates, slower))
+    assert slow - fixed == pytest.approx(32 * 9 * rates["eager"])
+    steps = [decode_step_s(prepared.at, each, np.ones(1), prepared.at.isl) for each in (rates, slower)]
+    assert steps[0] == steps[1]

@@ -1,5 +1,6 @@
 """`outpace bench planner`: the planner's numbers against their goals, on measurements that it had not seen."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from outpace.values.errors import InvalidInput
 
 if TYPE_CHECKING:
     from outpace.planner.calibration import Calibration
-    from outpace.planner.marks import Mark
+    from outpace.planner.marks import Mark, Scatter
 
 _EXAMPLE = "Examples: outpace bench planner; outpace bench planner --again --ground-truth DIR --write FILE"
 # Beside a checkout of the project, where measurements are kept that are not ours to ship.
@@ -38,10 +39,11 @@ def planner(
 ) -> None:
     """Print every number with its goal: errors, intervals and ranking on left-out measurements, and times here.
 
+    Below them, for runs that were measured again or on other versions of their engine: how far these lie apart.
     Whole setups, devices, models, engine versions and device families are left out, never single rows. Without
     `--again` the figures are those that the shipped calibration was stored with; `--again` takes minutes.
     """
-    from outpace.planner.marks import marks
+    from outpace.planner.marks import marks, scatters
 
     found = _made_again(ground_truth, write) if again else _stored(ground_truth, write)
     listed = [*marks(found), *_times(found)]
@@ -58,6 +60,13 @@ def planner(
     table(columns, [_row(mark) for mark in listed])
     missed = sum(not mark.is_met for mark in listed)
     typer.echo(f"\n{len(listed) - missed} of {len(listed)} met")
+    typer.echo(
+        "\nthe data's own scatter: errors of who remembers, and of the planner on the same runs left out"
+    )
+    table(
+        ("number", "remembered", "rows>", "median>", "mean>", "planner: median>", "mean>"),
+        [_scatter_row(one) for one in scatters(found)],
+    )
 
 
 def _stored(ground_truth: Path | None, write: Path | None) -> "Calibration":
@@ -132,7 +141,14 @@ def _row(mark: "Mark") -> tuple[object, ...]:
     )
 
 
+def _scatter_row(one: "Scatter") -> tuple[object, ...]:
+    shares = (one.median, one.mean, one.own_median, one.own_mean)
+    return one.name, one.siblings, one.rows, *(f"{share:.1%}" for share in shares)
+
+
 def _document(calibration: "Calibration", listed: list["Mark"]) -> dict[str, Any]:
+    from outpace.planner.marks import scatters
+
     return {
         "created_on": calibration.created_on,
         "ground_truth_sha256": calibration.source_sha256,
@@ -150,4 +166,5 @@ def _document(calibration: "Calibration", listed: list["Mark"]) -> dict[str, Any
             }
             for mark in listed
         ],
+        "scatter": [asdict(one) for one in scatters(calibration)],
     }

@@ -34,6 +34,13 @@ def plan(
     gpu: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     weights: Annotated[str | None, typer.Option(help="Only this weight format.")] = None,
     kv: Annotated[str | None, typer.Option(help="Only this KV-cache format.")] = None,
+    engine_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Version of the engine that runs; without it any that was measured. One that was not "
+            "(`latest` too) gets the wider interval of versions never seen."
+        ),
+    ] = None,
     sure: Annotated[
         float, typer.Option(help="Least chance in % that the bounds hold; 0: as predicted.")
     ] = 0.0,
@@ -66,11 +73,16 @@ def plan(
     from outpace.planner.objective import Objective
     from outpace.planner.prices import price_table
     from outpace.precision.formats import kv_format, weight_format
+    from outpace.values.errors import InvalidInput
     from outpace.values.money import parse_usd
 
     shape = _shape(model)
     guessing = _speculation(speculation, draft_tokens, acceptance)
     if here or measured:
+        if engine_version:
+            raise InvalidInput(
+                "engine-version", "has no effect with --here: llama.cpp runs as it is installed"
+            )
         from outpace.cli.plan_here import show_here
 
         show_here(model, shape, home, json, measured)
@@ -93,6 +105,7 @@ def plan(
         shipped_calibration(),
         weight_format(weights) if weights else None,
         kv_format(kv) if kv else None,
+        engine_version or "",
     )
     if plot:
         from outpace.planner.plot import plan_svg

@@ -65,6 +65,7 @@ def plan_document(plan: Plan, even: BreakEven | None = None) -> dict[str, object
             "percentile": goal.percentile,
             "max_usd_hour": format_usd(goal.max_pusd_hour) if goal.max_pusd_hour else None,
         },
+        "engine_version": plan.engine_version or None,
         "variants_considered": plan.considered,
         "best": _option_document(plan.best) if plan.best else None,
         "runners_up": [_option_document(option) for option in plan.runners_up],
@@ -116,6 +117,7 @@ def _option_document(option: Option) -> dict[str, object]:
         "replicas": option.replicas,
         "tp": variant.split.tp,
         "pp": variant.split.pp,
+        "engine": variant.generation.name,
         "weights_precision": variant.weights.name,
         "kv_precision": variant.kv.name,
         "concurrency": round(point.in_flight, 1),
@@ -179,6 +181,8 @@ def _options(plan: Plan) -> None:
         ),
         [_row(number, option, plan.objective) for number, option in enumerate(shown, start=1) if option],
     )
+    if plan.best:
+        typer.echo(_engine_words(plan, plan.best))
     if plan.best and plan.best.price:
         typer.echo(f"price: {plan.best.price}")
     if plan.best and plan.best.point.variant.weights.bits < _GATED_BELOW_BITS:
@@ -189,6 +193,17 @@ def _options(plan: Plan) -> None:
         typer.echo(
             f"a {plan.best.point.variant.kv.name} KV cache needs its gate too, on long dialogues: it ruins some models"
         )
+
+
+def _engine_words(plan: Plan, best: Option) -> str:
+    """Which engine and version the best option is predicted for, and what is known of that version."""
+    engine = best.point.variant.generation.name
+    if not plan.engine_version:
+        return f"engine: {engine}, whichever measured version runs (--engine-version names one)"
+    setup = best.point.variant.setup(plan.objective.isl, plan.objective.osl)
+    is_new = {"version", "engine"} & set(shipped_calibration().news(setup))
+    known = "not measured, so the interval is that of versions never seen" if is_new else "measured"
+    return f"engine: {engine} {plan.engine_version}, {known}"
 
 
 def _row(number: int, option: Option, objective: Objective) -> tuple[object, ...]:

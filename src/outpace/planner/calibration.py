@@ -12,7 +12,7 @@ from outpace.planner.setups import Setup
 from outpace.planner.traits import configuration_of, is_version_named, kind_of, traits, version_of
 from outpace.values.errors import InvalidInput
 
-SCHEMA = 3
+SCHEMA = 4
 # Which left-out rows resemble a setup of which this is new, nearest first.
 _SCHEMES_BY_NOVELTY = {
     "shape": ("shape", "near", "family"),
@@ -62,6 +62,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     # whose faster one was named right, of how many.
     coverage: dict[str, dict[str, float]]
     ranked: dict[str, dict[str, tuple[int, int]]]
+    # By scheme and promise: errors of who remembers a run's repeats (`near`) or other versions, and the model's own.
+    scatter: dict[str, dict[str, float]]
     seen: Seen
 
     def correction(self, setup: Setup) -> float:
@@ -106,10 +108,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def spread(self, setup: Setup) -> Spread:
         """The error bar of a setup's kind: of all that is new the widest, each from its nearest left-out rows.
 
-        Two new parts may add up, so the rows of left-out families count then as well.
+        Two new parts may add up, so the rows of left-out families count then as well. What has a new part is never
+        surer than a setup of known parts, although few groups may err less than many by luck.
         """
         news = self.news(setup)
         parts = news if len(news) == 1 else (*news, "family")
+        if news not in (("shape",), ("near",)):
+            parts = (*parts, "near")
         found = [bar for part in parts if (bar := self._spread_of(part, setup))]
         return max(found, key=lambda bar: bar.high - bar.low, default=Spread(low=-1.0, high=1.0, rows=0))
 

@@ -12,13 +12,13 @@ from outpace.precision.memory import MemoryUse, Split, memory_use
 from outpace.values.architecture import Architecture
 
 _WIDTHS = (1, 2, 4, 8)
-# Engines that have kernels for a family, by vendor; the newest generation is planned with.
+# Engines that have kernels for a family, by vendor; the newest generation is planned with, or that of a named version.
 _ENGINES = {
-    "NVIDIA": ("vLLM", "vllm"),
-    "AMD": ("vLLM(ROCm)", "vllm-rocm"),
-    "Huawei": ("vllm-ascend", "vllm-ascend"),
-    "Google": ("vllm-tpu", "vllm-tpu"),
-    "Apple": ("mlx-lm", "mlx"),
+    "NVIDIA": "vLLM",
+    "AMD": "vLLM(ROCm)",
+    "Huawei": "vllm-ascend",
+    "Google": "vllm-tpu",
+    "Apple": "mlx-lm",
 }
 _FULL = parse_metric("output_throughput")
 
@@ -34,6 +34,8 @@ class Variant:
     split: Split
     generation: Generation
     memory: MemoryUse
+    # Of the engine; empty when any of those measured may run.
+    engine_version: str = ""
 
     @property
     def label(self) -> str:
@@ -44,11 +46,11 @@ class Variant:
     def setup(self, isl: int, osl: int) -> Setup:
         """The variant filled with sequences of these lengths.
 
-        Its engine's version stays open: what the newest measured one, or any single one, does to itself predicts
-        ITL of other versions worse than no version does (lab log, 2026-11-29).
+        A version that nobody named stays open: what the newest measured one, or any single one, does to itself
+        predicts ITL of other versions worse than no version does (lab log, 2026-11-29).
         """
         return Setup(
-            case=Case(engine=self.generation.name),
+            case=Case(engine=self.generation.name, engine_version=self.engine_version),
             shape=self.shape,
             device=self.device,
             weights=self.weights,
@@ -78,20 +80,23 @@ def variants(
     tokens: int,
     only: WeightFormat | None = None,
     only_kv: KvFormat | None = None,
+    engine_version: str = "",
 ) -> Iterator[Variant]:
-    """All variants, those that do not fit included (their reason is a part of the answer)."""
+    """All variants, those that do not fit included (their reason is a part of the answer).
+
+    A version is one of the engine that a device is planned with, in the spelling of `asked_version`.
+    """
     for on in devices:
-        made = _generation(on)
+        made = _generation(on, engine_version)
         for stored in [only] if only else _weight_formats(shape, on):
             for split in _splits(shape, on):
                 for kept in [only_kv] if only_kv else _kv_formats(on):
                     memory = memory_use(shape, stored, kept, split, on.memory_bytes, tokens)
-                    yield Variant(shape, on, stored, kept, split, made, memory)
+                    yield Variant(shape, on, stored, kept, split, made, memory, engine_version)
 
 
-def _generation(on: Device) -> Generation:
-    name, _ = _ENGINES.get(on.vendor, ("vLLM", "vllm"))
-    return generation(name, "", on.vendor)
+def _generation(on: Device, version: str) -> Generation:
+    return generation(_ENGINES.get(on.vendor, "vLLM"), version, on.vendor)
 
 
 def _weight_formats(shape: Architecture, on: Device) -> list[WeightFormat]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from outpace.hardware.devices import Device
 from outpace.planner.calibration import Calibration
 from outpace.planner.candidates import Variant, variants
+from outpace.planner.engines import asked_version
 from outpace.planner.objective import Objective
 from outpace.planner.operate import Point, operate
 from outpace.planner.prices import HourlyPrice
@@ -51,6 +52,8 @@ class Plan:
 
     shape: Architecture
     objective: Objective
+    # As asked, of whichever engine a device is planned with; empty when it was left open.
+    engine_version: str
     best: Option | None
     runners_up: tuple[Option, ...]
     rejected: tuple[Rejection, ...]
@@ -67,12 +70,17 @@ def make_plan(
     calibration: Calibration,
     only: WeightFormat | None = None,
     only_kv: KvFormat | None = None,
+    engine_version: str = "",
 ) -> Plan:
-    """Choose how to serve a model. Raises InvalidInput when the objective contradicts itself."""
+    """Choose how to serve a model. Raises InvalidInput when the objective contradicts itself or names no version.
+
+    A version that was not measured is new: it has no corrections of its own and its interval is the wider one.
+    """
     objective.check(shape)
+    version = asked_version(engine_version)
     if not devices:
         raise InvalidInput("gpu", "no device is left to choose from")
-    every = list(variants(shape, devices, objective.isl + objective.osl, only, only_kv))
+    every = list(variants(shape, devices, objective.isl + objective.osl, only, only_kv, version))
     points = operate([variant for variant in every if variant.memory.fits], objective, calibration)
     options = [_option(point, objective, prices) for point in points]
     good = sorted((option for option in options if _is_good(option, objective)), key=_cost)
@@ -80,6 +88,7 @@ def make_plan(
     return Plan(
         shape=shape,
         objective=objective,
+        engine_version=version,
         best=best,
         runners_up=_runners_up(good),
         rejected=_rejections(every, options, good, best, objective),

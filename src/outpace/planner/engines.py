@@ -7,6 +7,8 @@ from importlib.resources import files
 
 import msgspec
 
+from outpace.values.errors import InvalidInput
+
 UNKNOWN = "unknown"
 _PORTS = {("vllm", "AMD"): "vllm-rocm", ("vllm", "Huawei"): "vllm-ascend", ("vllm", "Google"): "vllm-tpu"}
 _NEWEST = (10**6,)
@@ -14,6 +16,10 @@ _NEWEST = (10**6,)
 _INNER_VERSION = re.compile(r"(?: |-(?=v?\d+\.))v?(\d.*)")
 # What is written where no version is known. `latest` and `nightly` are not of these: they name what is newer.
 _NO_VERSION = ("", "-", "?", "any", "n/a", "none", "unknown")
+# What names a version without a number: whatever is newest.
+_NEWEST_NAMES = ("latest", "nightly", "main", "dev")
+_ASKED_VERSION = re.compile(r"v?\d+(\.[0-9a-z]+)*([-+][0-9a-z.+-]*)?")
+_LONGEST_VERSION = 60
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +73,21 @@ def version_name(engine: str, version: str) -> str:
         found = _INNER_VERSION.search(engine.strip().lower())
         written = found[1] if found else ""
     return re.sub(r"^v(?=\d)", "", written)
+
+
+def asked_version(written: str) -> str:
+    """A version that a plan is asked for, in one spelling; empty when it is left open.
+
+    Raises InvalidInput for what is no version, such as an engine's name or a negative number.
+    """
+    named = version_name("", written)
+    is_numbered = len(named) <= _LONGEST_VERSION and _ASKED_VERSION.fullmatch(named)
+    if named and not is_numbered and named.split("-")[0] not in _NEWEST_NAMES:
+        raise InvalidInput(
+            "engine-version",
+            f"{written[:_LONGEST_VERSION]!r} is not a version; write one such as 0.11.0 or 1.2.0rc5, or latest",
+        )
+    return named
 
 
 def _split(engine: str) -> tuple[str, tuple[int, ...]]:

@@ -1,16 +1,18 @@
 """Fitting: the physical quantities by robust least squares with priors, then shrunken residual corrections.
 
 Both steps minimise Huber losses of log errors plus Gaussian priors (a maximum a posteriori estimate). The first is
-Levenberg-Marquardt: a row's prediction depends on its own rates only, so the Jacobian is one pass per quantity.
+Levenberg-Marquardt: a row's prediction depends on its own rates only, so the Jacobian is one pass per quantity. Every
+cell has a free level in it (`cells.py`).
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.planner.cells import SPREAD_LOG, Cells, cells
 from outpace.planner.columns import Numbers
 from outpace.planner.groundtruth import Measurement
 from outpace.planner.model import Batch, batch, offset_name
@@ -42,10 +44,16 @@ class Evidence:
     batch: Batch
     log_values: Numbers
     weights: Numbers
+    cells: Cells
 
     def without(self, left_out: NDArray[np.bool_]) -> "Evidence":
         """The same evidence with some rows given no weight."""
-        return Evidence(self.rows, self.batch, self.log_values, np.where(left_out, 0.0, self.weights))
+        return replace(self, weights=np.where(left_out, 0.0, self.weights))
+
+    def trust(self, residuals: Numbers) -> Numbers:
+        """Weights of squares that have the slope of the Huber loss."""
+        kept = np.minimum(1.0, _HUBER_LOG / np.maximum(np.abs(residuals), 1e-9))
+        return self.weights * kept / _NOISE_LOG**2
 
 
 def evidence(rows: Sequence[Measurement]) -> Evidence:
@@ -54,7 +62,8 @@ def evidence(rows: Sequence[Measurement]) -> Evidence:
     counts = Counter(keys)
     weights = np.array([counts[key] ** -0.5 for key in keys])
     values = np.log([row.value for row in rows])
-    return Evidence(tuple(rows), batch([row.setup for row in rows]), values, weights / weights.mean() * 0.1)
+    setups = [row.setup for row in rows]
+    return Evidence(tuple(rows), batch(setups), values, weights / weights.mean() * 0.1, cells(setups))
 
 
 @dataclass(frozen=True)
@@ -129,10 +138,12 @@ def _unknowns(setups: Batch) -> _Unknowns:
 
 def _cost(given: Evidence, unknowns: _Unknowns, at: Numbers) -> tuple[float, Numbers]:
     residual = given.batch.log_metric(unknowns.rates(at)) - given.log_values
-    size = np.abs(residual) / _HUBER_LOG
+    levels = given.cells.levels(residual, given.trust)
+    size = np.abs(residual - levels[given.cells.of_row]) / _HUBER_LOG
     loss = np.where(size < 1, size * size / 2, size - 0.5) * _HUBER_LOG**2
     from_prior = (((at - unknowns.prior) / unknowns.spread) ** 2).sum() / 2
-    return float((given.weights * loss).sum() / _NOISE_LOG**2 + from_prior), residual
+    from_cells = ((levels / SPREAD_LOG) ** 2).sum() / 2
+    return float((given.weights * loss).sum() / _NOISE_LOG**2 + from_prior + from_cells), residual
 
 
 def _normal_equations(
@@ -147,10 +158,11 @@ def _normal_equations(
         change = (given.batch.log_metric(nudged) - base) / np.log1p(_NUDGE)
         for column in entries.T:
             np.add.at(jacobian, (row, column), change)
-    trust = given.weights * np.minimum(1.0, _HUBER_LOG / np.maximum(np.abs(residual), 1e-9)) / _NOISE_LOG**2
-    weighted = jacobian * trust[:, None]
-    curvature = weighted.T @ jacobian + np.diag(unknowns.spread**-2.0)
-    return curvature, weighted.T @ residual + (at - unknowns.prior) / unknowns.spread**2
+    levels = given.cells.levels(residual, given.trust)
+    trust = given.trust(residual - levels[given.cells.of_row])
+    curvature, slope = given.cells.without_levels(jacobian, residual, trust)
+    from_prior = (at - unknowns.prior) / unknowns.spread**2
+    return curvature + np.diag(unknowns.spread**-2.0), slope + from_prior
 
 
 @dataclass(frozen=True)

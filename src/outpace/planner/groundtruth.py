@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from outpace.planner.cases import CASE_COLUMNS, Case
+from outpace.planner.copies import Run, once
 from outpace.planner.setups import Setup, resolve
 from outpace.values.errors import InvalidInput
 
@@ -37,11 +38,14 @@ class GroundTruth:
 
 
 def read_ground_truth(folder: Path) -> GroundTruth:
-    """Every measurement under `folder`. Raises InvalidInput when a file is missing."""
+    """Every measurement under `folder`, once. Raises InvalidInput when a file is missing."""
     truth = GroundTruth()
-    for name in FILES:
-        for fields in _rows(folder / name):
-            _take(truth, name, fields)
+    found = [_taken(truth, name, fields) for name in FILES for fields in _rows(folder / name)]
+    runs, again = once([run for run in found if run.values])
+    truth.left_out.update(again)
+    for run in runs:
+        pairs = zip(run.setups, run.values, strict=True)
+        truth.rows.extend(Measurement(setup, value, run.source) for setup, value in pairs)
     return truth
 
 
@@ -53,16 +57,21 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         raise InvalidInput("ground-truth", f"{path} cannot be read: {problem}") from problem
 
 
-def _take(truth: GroundTruth, name: str, fields: dict[str, str]) -> None:
+def _taken(truth: GroundTruth, name: str, fields: dict[str, str]) -> Run:
+    """What a row says; what of it cannot be compared is counted with its reason."""
+    setups: list[Setup] = []
+    values: list[float] = []
     reason = _reason_to_leave_out(name, fields)
     if reason:
         truth.left_out[reason] += 1
-        return
+        return Run((), (), fields["source"])
     for case, value in _questions(name, fields):
         try:
-            truth.rows.append(Measurement(resolve(case), value, fields["source"]))
+            setups.append(resolve(case))
+            values.append(value)
         except InvalidInput as problem:
             truth.left_out[problem.message[:110]] += 1
+    return Run(tuple(setups), tuple(values), fields["source"])
 
 
 def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:

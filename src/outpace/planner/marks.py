@@ -75,6 +75,39 @@ def _ranking(calibration: Calibration, scheme: str, quantity: str) -> Iterator[M
         yield Mark(f"faster device by {quantity}", LEFT_OUT[scheme], goal, share, pairs, is_met)
 
 
+@dataclass(frozen=True)
+class Scatter:
+    """Errors of a perfect memory of a run's siblings, and the model's on the same runs, as shares."""
+
+    name: str
+    siblings: str
+    rows: int
+    median: float
+    mean: float
+    own_median: float
+    own_mean: float
+
+
+# Which siblings a run is compared with, by the scheme that leaves it out.
+SIBLINGS = {"near": "the same run again", "version": "the same run on other versions"}
+
+
+def scatters(calibration: Calibration) -> list[Scatter]:
+    """The data's own scatter: what nobody can predict better, and what an unseen version leaves open."""
+    return [
+        Scatter(
+            name=key.partition("/")[2],
+            siblings=SIBLINGS[key.partition("/")[0]],
+            rows=int(figures["rows"]),
+            median=figures["median"],
+            mean=figures["mean"],
+            own_median=figures["own median"],
+            own_mean=figures["own mean"],
+        )
+        for key, figures in calibration.scatter.items()
+    ]
+
+
 def timed(name: str, goal_s: float, work: Callable[[], object], now_s: Callable[[], float]) -> Mark:
     """How long a piece of work takes on this machine; the best of three rounds, because other work only slows."""
     best = float("inf")

@@ -38,6 +38,7 @@ FITTED: dict[str, Quantified] = {
     "layer": Quantified(12e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("mixer", 0.4))),
     "expert_layer": Quantified(20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3))),
     "host": Quantified(1e-3, 0.7, (("generation", 0.7),)),
+    "eager": Quantified(1e-4, 0.7, (("generation", 0.5), ("mixer", 0.5), ("feed", 0.5))),
     "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
     "overlap": Quantified(0.3, 1.0, (("generation", 0.7),)),
     "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),

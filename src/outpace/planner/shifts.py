@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from outpace.planner.columns import Numbers
 
-# Median and mean error must both fall by this share of themselves on folds that taught nothing. Only the time between
-# tokens of unseen models does (lab log, 2026-11-29); what helps one of the two and costs the other is left out.
+# Median and mean error must both fall by this share of themselves on folds that taught nothing. The time between tokens
+# of unseen models did while runs counted twice (lab log, 2026-11-29); what helps one and costs the other is left out.
 _LEAST_FALL = 0.05
 # Fewer groups are an anecdote.
 _LEAST_GROUPS = 10

@@ -2,7 +2,8 @@
 
 Each term is a roofline against an achieved rate; only the achieved shares and fixed costs are fitted:
 weights and KV cache against bandwidth, products against the dense peak of their arithmetic unit, all-reduces
-against the link (latency and volume, 2 (n-1)/n of the message for a ring), kernels per layer, the host per step.
+against the link (latency and volume, 2 (n-1)/n of the message for a ring), kernels per layer, the host per step and,
+for prompts, per layer.
 """
 
 from collections.abc import Mapping
@@ -54,7 +55,10 @@ def _overlapped_s(device_s: Numbers, host_s: Numbers, overlap: Numbers) -> Numbe
 
 
 def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
-    """Seconds to read a prompt of `tokens` alone; stages follow one another."""
+    """Seconds to read a prompt of `tokens` alone; stages follow one another.
+
+    A decode step replays a recorded graph of kernels; a prompt's are mostly launched one by one, which costs per layer.
+    """
     group = tokens / at.attention_dp
     flops = at.prefill_flops_per_token * tokens
     products = flops / (at.stage_devices * at.flops * rates["prefill_flops"])
@@ -63,7 +67,8 @@ def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
     attended = (1 - at.sliding_share) * attended + at.sliding_share * np.minimum(2 * at.window_tokens, tokens)
     attention = at.prefill_attention_flops * tokens * attended / 2
     attention_s = attention / (at.stage_devices * at.flops16 * rates["prefill_attention"])
-    fixed = weights_read_s(at, rates, group) + _kernels_s(at, rates) + rates["host"] + _latency_s(at, rates)
+    launched = at.layers * rates["eager"] + _kernels_s(at, rates) + rates["host"]
+    fixed = weights_read_s(at, rates, group) + launched + _latency_s(at, rates)
     return Prefill(products + attention_s + _volume_s(at, rates, tokens), fixed)
 
 

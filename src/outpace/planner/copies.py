@@ -1,0 +1,71 @@
+"""Runs that were published twice: one is kept, or none where the same figures stand for different things.
+
+Tables are merged from other tables, so one run comes again under another spelling of its version or layout. Two runs
+do not agree in every digit: rows whose figures (time to the first token, time between tokens, …) have seven digits
+together and are equal for equal lengths are one run.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outpace.planner.setups import Setup
+
+AGAIN = "the same run published again"
+CONTRADICTED = "equal to the last digit on another device or of another model; one of the two is wrong"
+# Of a million pairs of runs with the same lengths one agrees by chance in six digits; in seven hardly any.
+_TELLING_DIGITS = 7
+_LEAST_FIGURES = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one row of a table says: its setups (one per metric), their values, and where it was published."""
+
+    setups: tuple[Setup, ...]
+    values: tuple[float, ...]
+    source: str
+
+    @property
+    def figures(self) -> tuple[object, ...]:
+        """The metrics with their values, and the lengths that they belong to."""
+        measured = zip((setup.metric.name for setup in self.setups), self.values, strict=True)
+        return *measured, self.setups[0].isl, self.setups[0].osl
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether another run with these very figures is the same run."""
+        digits = sum(_digits(value) for value in self.values)
+        return len(self.values) >= _LEAST_FIGURES and digits >= _TELLING_DIGITS
+
+
+def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
+    """Every run once, in order, and how many figures were left out for which reason."""
+    alike: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.is_telling:
+            alike[run.figures].append(run)
+    reasons = {}
+    for same in alike.values():
+        kept = max(same, key=_said)
+        is_contradicted = len({(run.setups[0].device.name, run.setups[0].shape.name) for run in same}) > 1
+        for run in same:
+            if is_contradicted:
+                reasons[id(run)] = CONTRADICTED
+            elif run is not kept:
+                reasons[id(run)] = AGAIN
+    left_out: Counter[str] = Counter()
+    for run in runs:
+        if id(run) in reasons:
+            left_out[reasons[id(run)]] += len(run.values)
+    return [run for run in runs if id(run) not in reasons], left_out
+
+
+def _said(run: Run) -> tuple[bool, int, int]:
+    """How much a row says of its setup: a layout that needs no second reading, the version, the notes."""
+    first = run.setups[0]
+    return not first.reading, len(first.case.engine_version), len(first.case.notes)
+
+
+def _digits(value: float) -> int:
+    return len(f"{value:.12g}".replace(".", "").strip("0"))
