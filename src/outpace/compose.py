@@ -270,14 +270,14 @@ class Models:
     def _bytes_of(self, found: "Found", resolved: "Resolved") -> int:
         from outpace.lab.footprint import replica_bytes
 
-        path = Path(resolved.artifact_path) if resolved.artifact_path else None
         return replica_bytes(
             found,
             resolved.engine,
-            path,
+            Path(resolved.artifact_path) if resolved.artifact_path else None,
             resolved.parallel,
             resolved.context_tokens or 0,
             guesses=resolved.speculation is not None and resolved.engine in SWITCHED,
+            draft_path=str(resolved.engine_settings.get("draft_path", "")),
         )
 
     def _tuned(

@@ -4,12 +4,14 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.weights import made_artifacts, smollm2_gguf
 
 from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_graph import Graph
+from outpace.engines.openvino_guessing import GuessingLane
 from outpace.engines.openvino_library import Tokenizer
 from outpace.engines.openvino_pages import Tokens
 from outpace.engines.openvino_pipeline import Pipeline
@@ -28,6 +30,8 @@ class Loaded:
     """The pipeline with both kinds of sequences, and a graph of its own to judge them."""
 
     def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
         self.tokenizer = Tokenizer(folder)
         self.pipeline = Pipeline(config, folder)
         self.judge = Graph(config, folder)
@@ -67,9 +71,16 @@ def loaded(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
     return Loaded(config, openvino_folder(config, tmp_path_factory.mktemp("openvino")))
 
 
-def greedy(max_tokens: int, *, speculates: bool = True, ignores_end: bool = False) -> Sampling:
+def greedy(
+    max_tokens: int, *, speculates: bool = True, is_plain: bool = True, ignores_end: bool = False
+) -> Sampling:
     return Sampling(
-        max_tokens=max_tokens, seed=1, temperature=0.0, speculates=speculates, ignore_eos=ignores_end
+        max_tokens=max_tokens,
+        seed=1,
+        temperature=0.0,
+        speculates=speculates,
+        is_plain=is_plain,
+        ignore_eos=ignores_end,
     )
 
 
@@ -104,11 +115,37 @@ def test_an_answer_that_was_given_before_is_guessed_for_the_same_key_only(loaded
     assert first < again - 16
 
 
+def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_same_model(
+    loaded: Loaded,
+) -> None:
+    config = msgspec.structs.replace(loaded.config, speculation="draft", draft_path=str(loaded.folder))
+    lane = GuessingLane(config, loaded.folder, eos=2)
+    draft = lane._draft
+    assert draft is not None
+    # As slow as what it drafts for it would never be asked.
+    draft.step_s = 1e-6
+    asked = [
+        loaded.prompt(text) for text in ("Tell me about the sea.", "Why is the sky blue?", "Name a tree.")
+    ]
+    for number, prompt in enumerate(asked):
+        assert lane.add(number, prompt, greedy(48, ignores_end=True))
+    pieces = []
+    while not lane.is_idle:
+        pieces += lane.step()
+    for number, prompt in enumerate(asked):
+        said = tokens_of([piece for piece in pieces if piece.id == number])
+        (rows,) = loaded.judge.follow([(prompt, said)])
+        assert len(said) == 48
+        assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
+    drafted, accepted = sum(each.drafted for each in pieces), sum(each.accepted for each in pieces)
+    assert accepted > 0.8 * drafted
+    # Its pages are free again.
+    assert draft._graph.pages.used_fraction == lane.kv_used_fraction == 0.0
+
+
 def test_the_end_of_an_answer_is_counted_as_the_library_counts_it(loaded: Loaded) -> None:
     prompt = loaded.prompt("What is the capital of France?")
-    guessing, plain = (
-        loaded.said((prompt, greedy(200, speculates=speculates)))[0] for speculates in (True, False)
-    )
+    guessing, plain = (loaded.said((prompt, greedy(200, is_plain=is_plain)))[0] for is_plain in (True, False))
     assert guessing[-1].end == plain[-1].end == "stop"
     assert tokens_of(guessing)[-1] == tokens_of(plain)[-1]
 
@@ -128,15 +165,15 @@ def test_a_token_that_ends_and_the_last_one_allowed_end_it_inside_a_guess(loaded
 def test_what_is_drawn_by_chance_comes_as_often_as_without_guesses(loaded: Loaded) -> None:
     prompt = loaded.prompt("Answer with one word: yes or no?")
 
-    def first_tokens(*, speculates: bool) -> dict[int, float]:
+    def first_tokens(*, is_plain: bool) -> dict[int, float]:
         asked = [
-            (prompt, Sampling(max_tokens=1, seed=seed, temperature=1.0, top_k=3, speculates=speculates))
+            (prompt, Sampling(max_tokens=1, seed=seed, temperature=1.0, top_k=3, is_plain=is_plain))
             for seed in range(300)
         ]
         said = [int(tokens_of(pieces)[0]) for batch in batches(asked) for pieces in loaded.said(*batch)]
         return {token: said.count(token) / len(said) for token in set(said)}
 
-    guessing, plain = first_tokens(speculates=True), first_tokens(speculates=False)
+    guessing, plain = first_tokens(is_plain=True), first_tokens(is_plain=False)
     # Five standard deviations of a share of 300.
     assert all(abs(guessing.get(token, 0) - share) < 0.2 for token, share in plain.items())
     assert guessing.keys() == plain.keys()
@@ -160,15 +197,24 @@ def test_a_sequence_that_is_given_up_frees_its_pages(loaded: Loaded) -> None:
     assert loaded.pipeline.kv_used_fraction == before
 
 
-def test_more_than_the_pages_hold_goes_without_guesses(loaded: Loaded) -> None:
-    prompt = loaded.prompt(code_edit(random.Random(3)))
-    long = greedy(1024 - len(prompt) - 1)
-    numbers = range(20, 26)
-    for number in numbers:
-        loaded.pipeline.add(number, prompt.tobytes(), long)
-    pieces = [piece for _ in range(6) for piece in loaded.pipeline.step()]
-    assert {piece.id for piece in pieces if piece.tokens} == {*numbers}
-    for number in numbers:
-        loaded.pipeline.drop(number)
-    while not loaded.pipeline.is_idle:
-        loaded.pipeline.step()
+def test_where_pages_run_out_the_youngest_wait_and_go_on_where_they_were(loaded: Loaded) -> None:
+    prompts = [loaded.prompt(code_edit(random.Random(seed))) for seed in (3, 4, 5)]
+    config = msgspec.structs.replace(loaded.config, kv_tokens=1024)
+    lane = GuessingLane(config, loaded.folder, eos=2)
+    for number, prompt in enumerate(prompts):
+        assert lane.add(number, prompt, greedy(220, speculates=number != 1, ignores_end=True))
+    assert not lane.add(9, prompts[0], greedy(1024))
+    pieces: list[list[Piece]] = [[] for _ in prompts]
+    waited = False
+    while not lane.is_idle:
+        for piece in lane.step():
+            pieces[piece.id].append(piece)
+        waited = waited or any(one.said and not one.seat for one in lane._sequences.values())
+    assert waited, "all three fit: the test shows nothing"
+    assert not any(piece.drafted for piece in pieces[1])
+    for prompt, own in zip(prompts, pieces, strict=True):
+        said = tokens_of(own)
+        assert (len(said), own[-1].end) == (220, "length")
+        (rows,) = loaded.judge.follow([(prompt, said)])
+        assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
+    assert lane.kv_used_fraction == 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.contract.conftest import entry
+from tests.weights import made_artifacts
 
 from outpace.engines.protocol import Engine, Hints
 from outpace.engines.registry import engine
@@ -17,6 +18,28 @@ from outpace.lab.prompts import code_edit
 from outpace.lab.replica import LabVariant, running
 from outpace.values.clock import SystemClock
 from outpace.values.requests import ChatRequest, UserMessage
+
+
+async def test_openvino_takes_a_draft_model(smollm2_gguf: Path) -> None:
+    variant = LabVariant(
+        model="m",
+        artifact_path=smollm2_gguf,
+        context_tokens=1024,
+        parallel=2,
+        artifacts_dir=str(made_artifacts()),
+        engine_settings=speculation_settings("openvino", "draft:itself", str(smollm2_gguf)),
+    )
+    adapter = engine("openvino")
+    async with (
+        running(adapter, variant, SystemClock()) as replica,
+        LoadClient(
+            Target(address=replica.address, model="m", token=replica.token, engine="openvino")
+        ) as client,
+    ):
+        sample = await client.ask([{"role": "user", "content": code_edit(random.Random(3))}], 48, 0.0)
+    assert sample.error is None
+    assert sample.output_tokens == 48
+    assert 0 < sample.accepted_tokens <= sample.drafted_tokens
 
 
 @pytest.mark.parametrize(("method", "tokens"), [("ngram", 72), ("draft:itself", 16)])

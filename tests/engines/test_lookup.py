@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
+from outpace.engines.lookup import MOST_GUESSED, Guess, Lookup, Others, StepCosts, StepTimes
 from outpace.engines.lookup_memory import Memory
 
 
@@ -21,7 +21,7 @@ TEXT = [*range(100, 140), 7, 8, 9]
 
 
 def guessed(lookup: Lookup, costs: StepCosts = FREE, others: Others = Others(), room: int = 99) -> list[int]:
-    return lookup.guess(StepTimes(plain=costs, guessing=costs), others, room)[0]
+    return lookup.guess(StepTimes(plain=costs, guessing=costs), others, room).tokens
 
 
 def test_what_followed_the_last_time_is_guessed() -> None:
@@ -45,6 +45,30 @@ def test_what_followed_in_an_earlier_answer_is_guessed() -> None:
     memory.learn([*range(200, 240)])
     assert guessed(Lookup([1, 2, 200, 201, 202], memory)) == [*range(203, 203 + MOST_GUESSED)]
     assert guessed(Lookup([1, 2, 200, 201, 202])) == []
+
+
+def test_a_draft_model_is_asked_where_it_pays() -> None:
+    times = StepTimes(plain=costs_of(0.040, 0.060), guessing=costs_of(0.040, 0.060))
+    unheard = Lookup([1, 2, 3])
+    cheap = unheard.guess(times, Others(), 99, draft_step_s=0.004)
+    assert cheap.drafted_s == pytest.approx(0.004 * len(cheap.tokens))
+    assert 1 < len(cheap.tokens) < MOST_GUESSED
+    assert unheard.guess(times, Others(), 99, draft_step_s=0.040) == Guess()
+    # Its steps are the same for all sequences: beside others that draft it costs nothing more.
+    beside = unheard.guess(times, Others(1, 3.0, has_guesses=True, drafted_s=0.08), 99, draft_step_s=0.020)
+    assert len(beside.tokens) >= 3
+    # What the text says itself costs no draft.
+    heard = Lookup([*TEXT, 100, 101, 102, 103, 104, 105, 106, 107]).guess(times, Others(), 99, 0.004)
+    assert (heard.tokens[0], heard.drafted_s) == (108, 0.0)
+
+
+def test_a_draft_model_that_is_wrong_is_asked_for_less() -> None:
+    times = StepTimes(plain=costs_of(0.040, 0.060), guessing=costs_of(0.040, 0.060))
+    lookup = Lookup([1, 2, 3])
+    before = lookup.guess(times, Others(), 99, draft_step_s=0.004)
+    for _ in range(10):
+        lookup.judge(len(lookup.guess(times, Others(), 99, draft_step_s=0.004).tokens), 0)
+    assert len(lookup.guess(times, Others(), 99, draft_step_s=0.004).tokens) < len(before.tokens)
 
 
 def test_of_two_guesses_the_one_that_promises_more_is_made() -> None:
@@ -114,7 +138,7 @@ def test_where_a_step_of_the_last_length_costs_little_a_shaky_guess_is_made() ->
     lookup.judge(8, 1)
     costs = costs_of(0.008, 0.016, anew_s=0.02)
     assert guessed(lookup, costs) == []
-    assert lookup.guess(StepTimes(plain=costs, guessing=costs, last=8), Others(), 99)[0]
+    assert lookup.guess(StepTimes(plain=costs, guessing=costs, last=8), Others(), 99).tokens
 
 
 @given(
@@ -129,10 +153,12 @@ def test_a_guess_is_a_piece_of_the_text_and_fits(
     first_s, more_s = seconds
     costs = costs_of(first_s, first_s + more_s)
     times = StepTimes(plain=costs, guessing=costs)
-    guess, expected = Lookup(tokens).guess(times, Others(*others), room)
-    assert len(guess) <= min(room, MOST_GUESSED)
-    assert 1.0 <= expected <= 1.0 + len(guess)
-    assert any(tokens[at : at + len(guess)] == guess for at in range(len(tokens) + 1))
+    guess = Lookup(tokens).guess(times, Others(*others), room)
+    num_guessed = len(guess.tokens)
+    assert num_guessed <= min(room, MOST_GUESSED)
+    assert 1.0 <= guess.expected <= 1.0 + num_guessed
+    assert any(tokens[at : at + num_guessed] == guess.tokens for at in range(len(tokens) + 1))
+    assert not guess.drafted_s
 
 
 @given(
@@ -158,6 +184,16 @@ def test_steps_are_learnt_from_and_a_slower_machine_is_slower_for_all() -> None:
         costs = costs.seen(12, 0.030, is_steady=False).seen(1, 0.020, is_steady=True)
     assert costs.of(12) == pytest.approx(0.030, rel=0.15)
     assert costs.of(1, is_steady=True) == pytest.approx(0.020, rel=0.15)
+
+
+def test_longer_steps_are_reckoned_and_then_learnt() -> None:
+    costs = costs_of(0.010, 0.033, anew_s=0.005).reckoned((48, 96))
+    assert costs.of(48, is_steady=True) == pytest.approx(0.057)
+    assert costs.of(96) == pytest.approx(0.110)
+    for _ in range(200):
+        costs = costs.seen(48, 0.100, is_steady=True).seen(1, 0.010, is_steady=True)
+    assert costs.of(48, is_steady=True) == pytest.approx(0.100, rel=0.1)
+    assert costs.of(1, is_steady=True) == pytest.approx(0.010, rel=0.1)
 
 
 def test_one_step_that_was_held_up_is_not_believed() -> None:

@@ -41,6 +41,7 @@ def test_llamacpp_takes_the_settings_of_every_method(method: str) -> None:
     ("name", "kind", "method"),
     [
         ("openvino", OpenVinoSettings, "ngram"),
+        ("openvino", OpenVinoSettings, "draft:small"),
         ("vllm", VllmSettings, "ngram"),
         ("vllm", VllmSettings, "draft:small"),
     ],
@@ -53,8 +54,9 @@ def test_a_draft_names_its_weights() -> None:
     settings = speculation_settings("llamacpp", "draft:small", "/draft.gguf")
     assert settings == {"speculation": "draft", "draft_path": "/draft.gguf"}
     engine("llamacpp").launch(order(settings))
-    with pytest.raises(InvalidInput, match="draft_path"):
-        engine("llamacpp").launch(order({"speculation": "draft"}))
+    for name in ("llamacpp", "openvino"):
+        with pytest.raises(InvalidInput, match="draft_path"):
+            engine(name).launch(order({"speculation": "draft"}))
     with pytest.raises(InvalidInput, match="weights of small are not here"):
         speculation_settings("llamacpp", "draft:small")
 

@@ -32,5 +32,14 @@ def test_what_guesses_holds_keys_twice_and_small_weights_three_times(
     assert guessing - plain == 2 * smollm2_gguf.stat().st_size + 2 * 1024 * 23_040
 
 
+def test_a_draft_model_has_weights_and_keys_of_its_own(tmp_path: Path, smollm2_gguf: Path) -> None:  # noqa: F811
+    found = resolve(str(smollm2_gguf), "auto", ArtifactStore(tmp_path))
+    plain, drafting = (
+        replica_bytes(found, "llamacpp", smollm2_gguf, 8, 1024, draft_path=path)
+        for path in ("", str(smollm2_gguf))
+    )
+    assert drafting - plain == smollm2_gguf.stat().st_size + 8 * 1024 * 23_040
+
+
 def test_large_weights_are_held_twice_by_what_guesses() -> None:
     assert [graphs_that_guess(size) for size in (0, 512 * MIB, 512 * MIB + 1, 40 << 30)] == [2, 2, 1, 1]

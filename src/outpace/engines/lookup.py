@@ -19,6 +19,10 @@ _RUNS = (8, 5, 3, 2, 1)
 # Right tokens that a kind of match is taken to have had, beside one wrong one, before the first guess.
 _OWN_RIGHT = (9.0, 4.0, 2.0, 0.5, 0.2)
 _MEMORY_RIGHT = (2.0, 2.0, 0.5, 0.6)
+# What a draft model of the same family says is right in 60 to 80 % of tokens (Leviathan et al. 2023, table 2).
+_DRAFT_RIGHT = 2.0
+_DRAFT = len(_OWN_RIGHT) + len(_MEMORY_RIGHT)
+_UNKNOWN = -1
 # What earlier guesses of a sequence still count after one more.
 _FADE = 0.9
 MOST_GUESSED = 23
@@ -41,6 +45,14 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
             return float(np.interp(num_tokens, self.tokens, seconds))
         per_token_s = (seconds[-1] - seconds[0]) / (self.tokens[-1] - self.tokens[0])
         return seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
+
+    def reckoned(self, later: tuple[int, ...]) -> "StepCosts":
+        """With points for longer steps, on the line through the first and the last one."""
+        return StepCosts(
+            tokens=(*self.tokens, *later),
+            changed_s=(*self.changed_s, *map(self.of, later)),
+            steady_s=(*self.steady_s, *(self.of(each, is_steady=True) for each in later)),
+        )
 
     def seen(self, num_tokens: int, took_s: float, *, is_steady: bool) -> "StepCosts":
         """After a step of so many tokens took so long.
@@ -91,11 +103,26 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Others(msgspec.Struct, frozen=True):
-    """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess."""
+    """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess.
+
+    `drafted_s` is what a draft model takes for them before the step.
+    """
 
     computed: int = 0
     expected: float = 0.0
     has_guesses: bool = False
+    drafted_s: float = 0.0
+
+
+class Guess(msgspec.Struct, frozen=True):
+    """Tokens that may come next, and how many the sequence gets from the step on average.
+
+    Where `drafted_s` is not 0 a draft model is to say them, which takes so long, and only their number is known.
+    """
+
+    tokens: list[int] = []
+    expected: float = 1.0
+    drafted_s: float = 0.0
 
 
 class _Candidate(msgspec.Struct, frozen=True):
@@ -111,7 +138,7 @@ class Lookup:
     def __init__(self, tokens: Sequence[int], memory: Memory | None = None) -> None:
         self._text = Text(_RUNS)
         self._memory = memory
-        self._right = [*_OWN_RIGHT, *_MEMORY_RIGHT]
+        self._right = [*_OWN_RIGHT, *_MEMORY_RIGHT, _DRAFT_RIGHT]
         self._tried = [right + 1.0 for right in self._right]
         self._kind = 0
         self.add(tokens)
@@ -120,23 +147,31 @@ class Lookup:
         """What was said in addition."""
         self._text.add(tokens)
 
-    def guess(self, times: StepTimes, others: Others, room: int) -> tuple[list[int], float]:
-        """At most `room` tokens that may come next, and how many this sequence gets from the step on average."""
-        best = (others.expected + 1.0) / times.of(others.computed + 1, has_guesses=others.has_guesses)
-        guess: list[int] = []
-        gained = 1.0
-        for candidate in self._candidates(min(room, MOST_GUESSED)):
+    def guess(self, times: StepTimes, others: Others, room: int, draft_step_s: float = 0.0) -> "Guess":
+        """At most `room` tokens that may come next.
+
+        With a draft model, which takes `draft_step_s` for each token, it may be asked instead: `Guess.num_drafted`.
+        """
+        plain_s = others.drafted_s + times.of(others.computed + 1, has_guesses=others.has_guesses)
+        best, guess = (others.expected + 1.0) / plain_s, Guess()
+        most = min(room, MOST_GUESSED)
+        candidates = self._candidates(most)
+        if draft_step_s:
+            candidates.append(_Candidate(_DRAFT, [_UNKNOWN] * most))
+        for candidate in candidates:
             expected, all_right = 1.0, 1.0
             chance = self._right[candidate.kind] / self._tried[candidate.kind]
             for guessed in range(1, len(candidate.tokens) + 1):
                 all_right *= chance
                 expected += all_right
                 step_s = times.of(others.computed + 1 + guessed, has_guesses=True)
-                rate = (others.expected + expected) / step_s
+                # The draft model's steps are the same for all sequences.
+                drafted_s = guessed * draft_step_s if candidate.kind == _DRAFT else 0.0
+                rate = (others.expected + expected) / (step_s + max(others.drafted_s, drafted_s))
                 if rate > best:
-                    best, gained, self._kind = rate, expected, candidate.kind
-                    guess = candidate.tokens[:guessed]
-        return guess, gained
+                    best, self._kind = rate, candidate.kind
+                    guess = Guess(candidate.tokens[:guessed], expected, drafted_s)
+        return guess
 
     def judge(self, guessed: int, right: int) -> None:
         """How many of the last guess's tokens were right; those behind the first wrong one were not tried."""

@@ -94,6 +94,8 @@ class OpenVino:
             raise InvalidInput(
                 "model", f"{order.model} has no weights file; OpenVINO needs a GGUF or its own files"
             )
+        if settings.speculation == "draft" and not settings.draft_path:
+            raise InvalidInput("draft_path", "is missing; speculation with a draft model needs its weights")
         path = child.socket_path(order)
         config = OpenVinoConfig(
             **{name: getattr(settings, name) for name in OpenVinoSettings.__struct_fields__},
@@ -106,7 +108,7 @@ class OpenVino:
             context_tokens=order.context_tokens,
             threads=order.threads,
         )
-        weights = (order.artifact_path,)
+        weights = tuple(filter(None, (order.artifact_path, settings.draft_path)))
         return child.launch_module(_MODULE, config, path, order.token, weights)
 
     def readiness(self, deployment: DeploymentEntry) -> Readiness:

@@ -24,7 +24,7 @@ from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_front import Front
 from outpace.engines.openvino_http import Connection
 from outpace.engines.openvino_library import Tokenizer
-from outpace.engines.openvino_weights import openvino_folder
+from outpace.engines.openvino_weights import openvino_folder, with_draft_folder
 from outpace.engines.openvino_wire import Frames, Loaded, Order, Report, Step, framed, framed_config
 from outpace.values.clock import SystemClock
 from outpace.values.errors import OutpaceError
@@ -51,7 +51,8 @@ def main() -> None:
     child.clear_socket(config.socket_path)
     with tempfile.TemporaryDirectory(prefix="outpace-openvino-") as scratch:
         try:
-            folder = openvino_folder(config, Path(scratch))
+            folder = openvino_folder(config, _made_in(scratch, "model"))
+            config = with_draft_folder(config, _made_in(scratch, "draft"))
         except OutpaceError as error:
             child.fail(error.code or "load_failed", error.message)
         child.phases.ended("weights")
@@ -62,6 +63,12 @@ def main() -> None:
         frames = _wait_loaded(stepper)
     child.phases.ended("load")
     uvloop.run(_serve(config, token, tokenizer, stepper.socket, frames))
+
+
+def _made_in(scratch: str, name: str) -> Path:
+    folder = Path(scratch) / name
+    folder.mkdir()
+    return folder
 
 
 class _Computing(NamedTuple):

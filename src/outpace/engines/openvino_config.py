@@ -24,8 +24,10 @@ class OpenVinoSettings(
     # Activations are quantized in groups of this many for 8-bit products; 0 keeps them, -1 is the engine's default.
     activation_group: Annotated[int, Meta(ge=-1, le=4096)] = -1
     # `lookup` guesses what follows from the text so far, for requests that are not told otherwise. It holds the
-    # model twice, small ones three times.
-    speculation: Literal["none", "lookup"] = "none"
+    # model twice, small ones three times. `draft` asks a smaller model besides.
+    speculation: Literal["none", "lookup", "draft"] = "none"
+    # Weights of the draft model, for `draft`: a GGUF, or a folder with OpenVINO's files.
+    draft_path: str = ""
 
 
 class OpenVinoConfig(

@@ -10,6 +10,7 @@ more, and are filled up to the last one's length where that is quicker.
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ import numpy as np
 from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
 from outpace.engines.lookup_memory import MEMORY_RUNS, Memories, Memory
 from outpace.engines.openvino_config import OpenVinoConfig, graphs_that_guess
+from outpace.engines.openvino_draft import Draft
 from outpace.engines.openvino_graph import Graph, Logits, Part
 from outpace.engines.openvino_library import weights_bytes
 from outpace.engines.openvino_pages import Seat, Tokens
@@ -29,7 +31,14 @@ from outpace.values.clock import SystemClock
 _TIMED_TOKENS = (1, 2, 4, 8, 12, 16, MOST_GUESSED + 1)
 _PLAIN_TOKENS = (1, 8, MOST_GUESSED + 1)
 _TIMED_ROUNDS = 2
+# Longer ones are those of many users: reckoned first, learnt when they come.
+_LATER_TOKENS = (48, 96)
 _FILLERS = np.zeros(MOST_GUESSED + 1, dtype=np.int64)
+# A step may write so many tokens of a sequence behind its answer: a guess, and what fills the step up.
+_AHEAD_TOKENS = 2 * (MOST_GUESSED + 1)
+_BACK_TOKENS = 4 * _AHEAD_TOKENS
+# Pages for that beside a context that is full.
+SPARE_TOKENS = 4 * _AHEAD_TOKENS
 # Enough to guess how an answer begins: one of the runs that are looked for.
 _BEFORE_ANSWER = MEMORY_RUNS[1]
 _CLOCK = SystemClock()
@@ -38,19 +47,40 @@ _CLOCK = SystemClock()
 class _Sequence:
     """One sequence and its seat."""
 
-    def __init__(self, prompt: Tokens, seat: Seat, sampling: Sampling, tenant: str, memory: Memory) -> None:
+    def __init__(self, prompt: Tokens, sampling: Sampling, tenant: str, memory: Memory) -> None:
         self.prompt = prompt
-        self.seat = seat
         self.sampling = sampling
         self.tenant = tenant
         self.memory = memory
         self.lookup = Lookup(prompt.tolist(), memory)
         self.dice = np.random.default_rng(sampling.seed)
-        # Tokens whose keys and values are in the pages, and what was said.
-        self.past = seat.known_tokens
+        # Without one it waits for pages.
+        self.seat: Seat | None = None
+        # What is read before the next token is decided, and tokens whose keys and values are in the pages.
+        self.unread = prompt
+        self.past = 0
         self.said: list[int] = []
         self.guess: list[int] = []
         self.is_dropped = False
+
+    def sit(self, seat: Seat) -> None:
+        """Begin to read, or begin again."""
+        self.seat, self.past = seat, seat.known_tokens
+
+    def stand_up(self) -> None:
+        """Give the seat up: all but the last token said is read again later."""
+        self.seat, self.past, self.guess = None, 0, []
+        self.unread = np.concatenate((self.prompt, np.array(self.said[:-1], dtype=np.int64)))
+
+    @property
+    def most_tokens(self) -> int:
+        """That are ever written of it."""
+        return len(self.prompt) + self.sampling.max_tokens + _AHEAD_TOKENS
+
+    @property
+    def is_reading(self) -> bool:
+        """Its next step decides nothing, or the first token."""
+        return self.past < len(self.unread)
 
     @property
     def room(self) -> int:
@@ -59,8 +89,8 @@ class _Sequence:
 
     def reading(self, most: int) -> Part:
         """The next piece of the prompt."""
-        tokens = self.prompt[self.past : self.past + most]
-        return Part(tokens=tokens, past=self.past, pages=self.seat.pages)
+        tokens = self.unread[self.past : self.past + most]
+        return Part(tokens=tokens, past=self.past, pages=self._pages)
 
     def answer(self) -> list[int]:
         """What was said, behind the last tokens of the prompt."""
@@ -69,7 +99,12 @@ class _Sequence:
     def deciding(self) -> Part:
         """The last token said, and the guess behind it."""
         tokens = np.array([self.said[-1], *self.guess], dtype=np.int64)
-        return Part(tokens=tokens, past=self.past, pages=self.seat.pages, num_rows=len(tokens))
+        return Part(tokens=tokens, past=self.past, pages=self._pages, num_rows=len(tokens))
+
+    @property
+    def _pages(self) -> tuple[int, ...]:
+        assert self.seat is not None, "who waits for pages is in no step"
+        return self.seat.pages
 
 
 class GuessingLane:
@@ -77,6 +112,7 @@ class GuessingLane:
 
     def __init__(self, config: OpenVinoConfig, folder: Path, eos: int) -> None:
         self._graph = Graph(config, folder)
+        self._draft = Draft(config, Path(config.draft_path)) if config.draft_path else None
         has_own = graphs_that_guess(weights_bytes(folder)) > 1
         # For steps that guess.
         self._guessing = Graph(config, folder, self._graph) if has_own else self._graph
@@ -99,13 +135,11 @@ class GuessingLane:
         return self._graph.pages.used_fraction
 
     def add(self, number: int, prompt: Tokens, sampling: Sampling, tenant: str = "") -> bool:
-        """Begin a sequence; False when there are no pages for it."""
-        # What fills a step up is written behind the guesses.
-        num_tokens = len(prompt) + sampling.max_tokens + MOST_GUESSED
-        seat = self._graph.pages.take(prompt, num_tokens, tenant)
-        if seat is None:
+        """Begin a sequence, which waits while there are no pages for it; False when there never will be."""
+        one = _Sequence(prompt, sampling, tenant, self._memories.of(tenant))
+        if one.most_tokens > self._graph.kv_tokens:
             return False
-        self._sequences[number] = _Sequence(prompt, seat, sampling, tenant, self._memories.of(tenant))
+        self._sequences[number] = one
         return True
 
     def drop(self, number: int) -> None:
@@ -122,36 +156,102 @@ class GuessingLane:
             self._end(piece.id)
         if not self._sequences:
             return pieces
+        self._make_room()
         parts = self._parts()
         for (number, part), rows in zip(parts.items(), self._run(list(parts.values())), strict=True):
             one = self._sequences[number]
+            was_reading = one.is_reading
             one.past += len(part.tokens)
-            if one.past < len(one.prompt):
+            if was_reading and not self._has_read(number, one):
                 continue
-            if not one.said and self._keeps_prefixes:
-                self._graph.pages.keep(one.prompt, one.seat, one.tenant)
             pieces.append(self._decided(number, one, rows))
         return pieces
 
+    def _has_read(self, number: int, one: _Sequence) -> bool:
+        """The last row that was read decides a token."""
+        if self._draft is not None:
+            self._draft.follow(number, one.unread[: one.past])
+        # Who reads again knows its next token.
+        if one.is_reading or one.said:
+            return False
+        if self._keeps_prefixes and one.seat is not None:
+            self._graph.pages.keep(one.prompt, one.seat, one.tenant)
+        return True
+
+    def _make_room(self) -> None:
+        """Pages for what every sequence writes in this step, the eldest first; the youngest ones wait for theirs."""
+        for number, one in list(self._sequences.items()):
+            if one.seat is None:
+                self._seat(number, one)
+                continue
+            while one.seat is not None:
+                grown = self._graph.pages.grow(one.seat, one.past + _AHEAD_TOKENS)
+                if grown is not None:
+                    one.seat = grown
+                    break
+                self._unseat_youngest()
+
+    def _seat(self, number: int, one: _Sequence) -> None:
+        # None before it waits: else a short one would overtake it for ever.
+        if any(each.seat is None for each in itertools.takewhile(lambda each: each is not one, self._all())):
+            return
+        # Who was sent out comes back to some room, or the next step would send it out again.
+        ahead = _BACK_TOKENS if one.said else _AHEAD_TOKENS
+        num_tokens = min(len(one.unread) + ahead, one.most_tokens)
+        seat = self._graph.pages.take(one.unread, num_tokens, one.tenant)
+        if seat is None:
+            return
+        one.sit(seat)
+        if self._draft is not None:
+            self._draft.begin(number, one.unread, one.most_tokens, one.tenant)
+
+    def _unseat_youngest(self) -> None:
+        number, one = next((number, one) for number, one in reversed(self._sequences.items()) if one.seat)
+        assert one.seat is not None
+        self._graph.pages.give_back(one.seat)
+        if self._draft is not None:
+            self._draft.end(number)
+        one.stand_up()
+
+    def _all(self) -> Iterator[_Sequence]:
+        return iter(self._sequences.values())
+
     def _parts(self) -> dict[int, Part]:
         """What every sequence has computed in this step; prompts share what deciding ones leave."""
-        deciding = {number: one for number, one in self._sequences.items() if one.said}
-        parts, others = {}, Others(len(deciding), float(len(deciding)))
-        for number, one in deciding.items():
-            others = Others(others.computed - 1, others.expected - 1, others.has_guesses)
-            one.guess, expected = one.lookup.guess(self.times, others, one.room)
-            parts[number] = one.deciding()
-            others = Others(
-                others.computed + 1 + len(one.guess),
-                others.expected + expected,
-                others.has_guesses or bool(one.guess),
-            )
+        seated = {number: one for number, one in self._sequences.items() if one.seat}
+        deciding = {number: one for number, one in seated.items() if not one.is_reading}
+        others = self._guess(deciding)
+        parts = {number: one.deciding() for number, one in deciding.items()}
         left = max(1, self._step_tokens - others.computed)
-        for number, one in self._sequences.items():
-            if not one.said and left > 0:
+        for number, one in seated.items():
+            if one.is_reading and left > 0:
                 parts[number] = one.reading(left)
                 left -= len(parts[number].tokens)
         return parts
+
+    def _guess(self, deciding: dict[int, _Sequence]) -> Others:
+        """Let every sequence that is in its answer guess; what the step holds then."""
+        others, drafted = Others(len(deciding), float(len(deciding))), {}
+        for number, one in deciding.items():
+            if not one.sampling.speculates:
+                one.guess = []
+                continue
+            beside = Others(others.computed - 1, others.expected - 1, others.has_guesses, others.drafted_s)
+            draft_step_s = self._draft.step_s if self._draft is not None and self._draft.has(number) else 0.0
+            guess = one.lookup.guess(self.times, beside, one.room, draft_step_s)
+            one.guess = guess.tokens
+            if guess.drafted_s:
+                drafted[number] = ([*one.prompt.tolist(), *one.said], len(guess.tokens))
+            others = Others(
+                beside.computed + 1 + len(guess.tokens),
+                beside.expected + guess.expected,
+                beside.has_guesses or bool(guess.tokens),
+                max(beside.drafted_s, guess.drafted_s),
+            )
+        if self._draft is not None and drafted:
+            for number, tokens in self._draft.guess(drafted).items():
+                deciding[number].guess = tokens
+        return others
 
     def _run(self, parts: list[Part]) -> list[Logits]:
         """One step on the graph for it; what it took is learnt."""
@@ -161,7 +261,7 @@ class GuessingLane:
             return self._graph.run(parts)
         has_guesses = num_tokens > len(parts)
         if has_guesses:
-            wanted = self.times.length(num_tokens)
+            wanted = min(self.times.length(num_tokens), num_tokens + MOST_GUESSED)
             parts, num_tokens = [*parts[:-1], _filled(parts[-1], wanted - num_tokens)], wanted
         began_s = _CLOCK.monotonic_s()
         rows = (self._guessing if has_guesses else self._graph).run(parts)
@@ -207,8 +307,11 @@ class GuessingLane:
 
     def _end(self, number: int) -> None:
         one = self._sequences.pop(number)
+        if self._draft is not None:
+            self._draft.end(number)
         one.memory.learn(one.answer())
-        self._graph.pages.give_back(one.seat)
+        if one.seat is not None:
+            self._graph.pages.give_back(one.seat)
 
 
 def _filled(part: Part, num_tokens: int) -> Part:
@@ -228,11 +331,12 @@ def timed(graph: Graph, lengths: tuple[int, ...] = _TIMED_TOKENS) -> StepCosts:
             changed_s[num_tokens] = min(changed_s[num_tokens], _step_s(graph, num_tokens))
             steady_s[num_tokens] = min(steady_s[num_tokens], _step_s(graph, num_tokens))
     # A longer step is not quicker, whatever one moment showed.
-    return StepCosts(
+    measured = StepCosts(
         tokens=lengths,
         changed_s=tuple(itertools.accumulate(changed_s.values(), max)),
         steady_s=tuple(itertools.accumulate(steady_s.values(), max)),
     )
+    return measured.reckoned(_LATER_TOKENS)
 
 
 def _step_s(graph: Graph, num_tokens: int) -> float:

@@ -54,6 +54,18 @@ class Pages:
             self._holders[page] += 1
         return Seat(pages=pages, known_tokens=len(shared) * self._page_tokens)
 
+    def grow(self, seat: Seat, num_tokens: int) -> Seat | None:
+        """The seat with pages for a sequence of `num_tokens`; None while there are not enough."""
+        num_fresh = -(-num_tokens // self._page_tokens) - len(seat.pages)
+        if num_fresh <= 0:
+            return seat
+        if num_fresh > len(self._free) + len(self._idle):
+            return None
+        fresh = tuple(self._fresh() for _ in range(num_fresh))
+        for page in fresh:
+            self._holders[page] += 1
+        return Seat(pages=(*seat.pages, *fresh), known_tokens=seat.known_tokens)
+
     def keep(self, prompt: Tokens, seat: Seat, tenant: str = "") -> None:
         """The prompt has been read into the seat: its full pages are a known beginning from now on."""
         for page, beginning in zip(seat.pages, self._beginnings(prompt, len(prompt), tenant), strict=False):

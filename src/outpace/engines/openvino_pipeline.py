@@ -1,4 +1,4 @@
-"""All sequences of an OpenVINO process: those that guess ahead on a graph of their own, the others in the library."""
+"""All sequences of an OpenVINO process: plain ones on a graph of ours, where they may guess, others in the library."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from outpace.engines.openvino_config import OpenVinoConfig, kept_tokens
-from outpace.engines.openvino_guessing import GuessingLane
+from outpace.engines.openvino_guessing import SPARE_TOKENS, GuessingLane
 from outpace.engines.openvino_library import Lane
 from outpace.engines.openvino_wire import Piece, Sampling
 
@@ -14,15 +14,16 @@ from outpace.engines.openvino_wire import Piece, Sampling
 class Pipeline:
     """The sequences in the engine, advanced one step at a time.
 
-    With `speculation: lookup` the model is loaded twice: the library's pipeline is the faster one for many sequences
-    that do not guess, and has grammars and penalties.
+    With speculation the model is loaded twice: the library's pipeline has grammars, penalties and log-probabilities.
+    What needs none of these is stepped by ourselves, whether it guesses or not: two ways at once would be two steps for
+    everybody, and a prefix that one knows would be read again by the other.
     """
 
     def __init__(self, config: OpenVinoConfig, folder: Path) -> None:
         self._plain = Lane(config, folder)
         self._guessing: GuessingLane | None = None
-        if config.speculation == "lookup":
-            guessing = msgspec.structs.replace(config, kv_tokens=kept_tokens(config))
+        if config.speculation != "none":
+            guessing = msgspec.structs.replace(config, kv_tokens=kept_tokens(config) + SPARE_TOKENS)
             self._guessing = GuessingLane(guessing, folder, self._plain.eos)
 
     @property
@@ -39,7 +40,7 @@ class Pipeline:
     def add(self, sequence: int, prompt: bytes, sampling: Sampling, tenant: str = "") -> None:
         """Begin a sequence. Raises RuntimeError for what the library refuses."""
         tokens = np.frombuffer(prompt, dtype=np.int64)
-        guessing = self._guessing if sampling.speculates else None
+        guessing = self._guessing if sampling.is_plain else None
         if guessing is None or not guessing.add(sequence, tokens, sampling, tenant):
             self._plain.add(sequence, tokens, sampling)
 

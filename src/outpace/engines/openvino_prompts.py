@@ -79,7 +79,8 @@ def _sampling(ask: Ask, prompt: Prompt, context_tokens: int, schema: str | None,
         stop_token_ids=tuple(ask.stop_token_ids),
         wants_logprobs=ask.logprobs,
         json_schema=schema,
-        speculates=ask.speculate and schema is None and _is_plain(ask),
+        speculates=ask.speculate,
+        is_plain=schema is None and _is_plain(ask),
     )
 
 

@@ -5,12 +5,22 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.precision.artifacts import Lineage, MadeStore, digest_of
 from outpace.values.errors import WeightsInvalid
 
 MODEL_FILE = "openvino_model.xml"
 _LONGEST_CONVERSION_S = 3600.0
+
+
+def with_draft_folder(config: OpenVinoConfig, scratch: Path) -> OpenVinoConfig:
+    """The configuration with the draft model, if there is one, as OpenVINO's files. Raises as `openvino_folder`."""
+    if not config.draft_path:
+        return config
+    own = msgspec.structs.replace(config, model_path=config.draft_path, model=Path(config.draft_path).stem)
+    return msgspec.structs.replace(config, draft_path=str(openvino_folder(own, scratch)))
 
 
 def openvino_folder(config: OpenVinoConfig, scratch: Path) -> Path:

@@ -34,6 +34,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ar
     json_schema: str | None = None
     # Guess tokens ahead, where the replica can.
     speculates: bool = True
+    # Nothing that only the library's pipeline does.
+    is_plain: bool = True
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", array_like=True):

@@ -1,6 +1,6 @@
 """The next token from a row of logits, for steps that are run by ourselves. Pure but for the dice."""
 
-from typing import Any
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,11 @@ from outpace.engines.openvino_wire import Sampling
 
 Row = NDArray[np.float32]
 
-# Nearly always holds all that may be drawn; a flatter row is sorted whole.
-_HEAD = 256
+# A row is looked through for tokens within so much of the likeliest (in logarithms of shares) until these hold all that
+# may be drawn: sorting a whole vocabulary takes milliseconds, a comparison microseconds.
+_DEPTHS = (6.0, 14.0, math.inf)
+# What 32-bit arithmetic may be off near the edge of a filter; behind it shares are exact.
+_SLACK = 1e-3
 
 
 def pick(row: Row, sampling: Sampling, dice: np.random.Generator) -> int:
@@ -20,39 +23,49 @@ def pick(row: Row, sampling: Sampling, dice: np.random.Generator) -> int:
     """
     if not sampling.temperature:
         return int(row.argmax())
-    scaled = row.astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled.max())
-    tokens, shares = _head(weights / weights.sum(), sampling)
-    return int(tokens[np.searchsorted(np.cumsum(shares), dice.random() * shares.sum(), side="right")])
+    # Logarithms of shares, but for what they have in common.
+    scaled = (row - row.max()) / np.float32(sampling.temperature)
+    if sampling.top_p >= 1.0 and not sampling.min_p and not sampling.top_k:
+        return _drawn(np.exp(scaled, dtype=np.float32), dice)
+    tokens, weights = _head(scaled, sampling)
+    return int(tokens[_drawn(weights, dice)])
 
 
-def _head(shares: NDArray[np.float64], sampling: Sampling) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The tokens that may be drawn, likeliest first, and their shares."""
-    tokens = _likeliest(shares, min(_HEAD, len(shares)))
-    if not _is_enough(shares[tokens], sampling):
-        tokens = _likeliest(shares, len(shares))
-    kept = shares[tokens]
+def _head(scaled: Row, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The tokens that may be drawn, likeliest first, and their weights: 1 for the likeliest."""
+    whole = float(np.exp(scaled, dtype=np.float32).sum(dtype=np.float64)) if sampling.top_p < 1.0 else 0.0
+    depths = (_depth_of(sampling.min_p), *_DEPTHS) if sampling.min_p else _DEPTHS
+    for depth in depths:
+        found = np.flatnonzero(scaled >= -(depth + _SLACK))
+        near = np.exp(scaled[found].astype(np.float64))
+        order = np.argsort(-near, kind="stable")
+        tokens, weights = found[order], near[order]
+        if depth == math.inf or _is_enough(weights, depth, sampling, whole):
+            break
     if sampling.top_p < 1.0:
         # Up to and with the one that reaches it.
-        kept = kept[: int(np.searchsorted(np.cumsum(kept), sampling.top_p)) + 1]
+        weights = weights[: int(np.searchsorted(np.cumsum(weights), sampling.top_p * whole)) + 1]
     if sampling.min_p:
-        kept = kept[kept >= sampling.min_p * kept[0]]
+        weights = weights[weights >= sampling.min_p * weights[0]]
     if sampling.top_k:
-        kept = kept[: sampling.top_k]
-    return tokens[: len(kept)], kept
+        weights = weights[: sampling.top_k]
+    return tokens[: len(weights)], weights
 
 
-def _is_enough(head: NDArray[np.float64], sampling: Sampling) -> bool:
-    """No token behind this head may be drawn."""
+def _depth_of(min_p: float) -> float:
+    return -math.log(min_p) if min_p else math.inf
+
+
+def _is_enough(weights: NDArray[np.float64], depth: float, sampling: Sampling, whole: float) -> bool:
+    """No token behind these, which are all within `depth`, may be drawn; `whole` is what all tokens weigh."""
     return (
-        0 < sampling.top_k <= len(head)
-        or head[-1] < sampling.min_p * head[0]
-        or (sampling.top_p < 1.0 and bool(head.sum() >= sampling.top_p))
+        0 < sampling.top_k <= len(weights)
+        or depth >= _depth_of(sampling.min_p)
+        or (sampling.top_p < 1.0 and bool(weights.sum() >= sampling.top_p * whole))
     )
 
 
-def _likeliest(shares: NDArray[np.float64], count: int) -> NDArray[Any]:
-    if count == len(shares):
-        return np.argsort(-shares, kind="stable")
-    head = np.argpartition(-shares, count - 1)[:count]
-    return head[np.argsort(-shares[head], kind="stable")]
+def _drawn(weights: NDArray[np.floating], dice: np.random.Generator) -> int:
+    sums = np.cumsum(weights, dtype=np.float64)
+    # Rounding may put the dice at the very end.
+    return min(int(np.searchsorted(sums, dice.random() * sums[-1], side="right")), len(sums) - 1)

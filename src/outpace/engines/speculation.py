@@ -27,6 +27,7 @@ SWITCHED = frozenset({"openvino"})
 # Engines that take a draft model, with the setting for its weights and those that go with it.
 _DRAFTS: dict[str, tuple[str, Settings]] = {
     "llamacpp": ("draft_path", {"speculation": "draft"}),
+    "openvino": ("draft_path", {"speculation": "draft"}),
     "vllm": ("draft_model", {"speculation": "draft"}),
 }
 

@@ -23,7 +23,12 @@ def kv_bytes_of(found: Resolved) -> float:
     shape = found.card.architecture if found.card else None
     if shape is None and found.artifact_path is not None:
         path = found.artifact_path
-        shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), found.model)
+        return _kv_bytes(path, found.model)
+    return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
+
+
+def _kv_bytes(path: Path, model: str) -> float:
+    shape = shape_of_file(path) if path.is_dir() else shape_of_gguf(read(path), model)
     return kv_bytes_per_token(shape, kv_format("FP16")) if shape else 0.0
 
 
@@ -35,10 +40,12 @@ def replica_bytes(
     context_tokens: int,
     *,
     guesses: bool = False,
+    draft_path: str = "",
 ) -> int:
     """Weights where they are known, the KV cache at 16 bit, both as often as it holds them, and what is beside them.
 
-    `guesses`: it holds them once more for the requests that guess, and small weights twice more.
+    `guesses`: it holds them once more for the requests that guess, and small weights twice more. A draft model has
+    weights and a KV cache of its own.
     """
     weights_bytes = artifact.stat().st_size if artifact is not None and artifact.is_file() else 0
     sequences = min(parallel, MOST_SEQUENCES) if engine in _PAGED else parallel
@@ -47,4 +54,14 @@ def replica_bytes(
     held_bytes = weights_bytes + kv_bytes
     if guesses:
         held_bytes += graphs_that_guess(weights_bytes) * weights_bytes + kv_bytes
+    if draft_path:
+        held_bytes += _draft_bytes(Path(draft_path), sequences * context_tokens)
     return int(held_bytes + extra_bytes)
+
+
+def _draft_bytes(path: Path, kv_tokens: int) -> float:
+    if path.is_dir():
+        weights_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    else:
+        weights_bytes = path.stat().st_size if path.is_file() else 0
+    return weights_bytes + kv_tokens * _kv_bytes(path, path.stem)

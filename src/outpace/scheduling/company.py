@@ -9,8 +9,8 @@ from statistics import median_low
 
 from outpace.scheduling.tickets import Ticket
 
-# So many of the last lone requests count.
-_REMEMBERED = 8
+# So many of the last lone requests count: two bursts are enough, and two that stay alone.
+_REMEMBERED = 3
 # Fewer say nothing.
 _LEAST = 2
 
@@ -24,7 +24,7 @@ class Company:
         self._users = 1
 
     def expected(self) -> int:
-        """Requests at once that a lone one will be one of: half of the late ones were of as many."""
+        """Requests at once that a lone one will be one of: most of the late ones were of as many."""
         return median_low(self._most) if len(self._most) >= _LEAST else 1
 
     def began(self, ticket: Ticket) -> None:
