@@ -97,13 +97,13 @@ def test_the_gate_follows_the_load() -> None:
     assert gate((), 1, Record(), NO_SLICE).speculate is False
 
 
-def test_many_keep_to_one_way_unless_it_clearly_loses() -> None:
-    """Those who guess beside others who do not make a step of their own, which costs all of them."""
-    even = [SpeculationBand(method="ngram", most_users=users, gain=0.95) for users in (1, 4, 16)]
-    decisions = {users: gate(even, users, Record(), NO_SLICE).speculate for users in (1, 2, 16, 40)}
-    assert decisions == {1: False, 2: True, 16: True, 40: True}
+def test_a_loss_at_a_load_is_no_reason_to_guess_there_and_a_full_replica_stands_for_more() -> None:
+    gains = {1: 1.5, 4: 0.95, 16: 1.02}
+    bands = [SpeculationBand(method="ngram", most_users=users, gain=gain) for users, gain in gains.items()]
+    decisions = {users: gate(bands, users, Record(), NO_SLICE).speculate for users in (1, 2, 16, 40)}
+    assert decisions == {1: True, 2: False, 16: True, 40: True}
     # A sweep that ended early says nothing about more.
-    assert gate(even[:2], 5, Record(), NO_SLICE).speculate is False
+    assert gate(bands[:2], 5, Record(), NO_SLICE).speculate is False
 
 
 def test_a_small_slice_goes_the_other_way() -> None:

@@ -26,6 +26,9 @@ _UNKNOWN = -1
 # What earlier guesses of a sequence still count after one more.
 _FADE = 0.9
 MOST_GUESSED = 23
+# The first guess in a step of several sequences moves all of them to the graph that guesses: it must promise more than
+# what the times of steps may be off.
+_FIRST_GAIN = 1.05
 # How much of what a step was off moves every point, how much more those next to it, and the most that is believed.
 _ALL_FOLLOW, _NEXT_FOLLOW, _MOST_OFF = 0.1, 0.03, 2.0
 
@@ -154,6 +157,8 @@ class Lookup:
         """
         plain_s = others.drafted_s + times.of(others.computed + 1, has_guesses=others.has_guesses)
         best, guess = (others.expected + 1.0) / plain_s, Guess()
+        if others.computed and not others.has_guesses:
+            best *= _FIRST_GAIN
         most = min(room, MOST_GUESSED)
         candidates = self._candidates(most)
         if draft_step_s:

@@ -11,12 +11,9 @@ from outpace.values.snapshot import SpeculationBand
 # Off is never beaten by less than this, and on never costs more: what a measurement can tell from noise.
 WORTH = 1.10
 HARMLESS = 0.97
-# Share of requests that go the other way, as proof that the choice still holds: of those that are alone, since one that
-# goes another way than the requests beside it makes a step of its own, which costs them all.
+# Share of requests that go the other way, as proof that the choice still holds: of those that are alone, since beside
+# others guesses cost everybody's time and would be judged by whom they serve.
 SLICE = 0.04
-# For the same reason a load at which guesses gain nothing keeps to them: they are not made where they do not pay, and
-# what is left of a loss is less than what two ways at once cost (docs/lab/LOG.md, 2026-11-29).
-TOLERATED = 0.92
 # Answers of each way at a load before live figures overrule the profile.
 ENOUGH_ANSWERS = 24
 # Guesses before live acceptance counts, and the share of the profile's acceptance below which it is another text.
@@ -158,7 +155,7 @@ def gate(bands: Sequence[SpeculationBand], users: int, record: Record, dice: flo
         return Gate(speculate=False, band=users, reason="not measured at this load")
     live = record.live_gain(band.most_users)
     known = band.gain if live is None else live
-    wins = known >= (1.0 if users <= 1 else TOLERATED)
+    wins = known >= 1.0
     words = f"{known:.2f}x {'live' if live is not None else 'in the profile'} up to {band.most_users} at once"
     if users <= 1 and dice < SLICE:
         return Gate(speculate=not wins, band=band.most_users, reason=f"slice against {words}", is_slice=True)
