@@ -6,6 +6,7 @@ tokens per second, from how often guesses of its kind were right in this sequenc
 tokens takes on this machine (Leviathan et al. 2023, arXiv 2211.17192, section 3.4). No gain, no guess.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
@@ -29,6 +30,9 @@ MOST_GUESSED = 23
 # The first guess in a step of several sequences moves all of them to the graph that guesses: it must promise more than
 # what the times of steps may be off.
 _FIRST_GAIN = 1.05
+# How soon what guesses promise is judged by what they give, how soon that is forgotten while none are made, and the
+# most that is asked of a promise.
+_KEPT_FOLLOW, _KEPT_FORGOTTEN, _LEAST_KEPT = 0.03, 0.002, 0.6
 # How much of what a step was off moves every point, how much more those next to it, and the most that is believed.
 _ALL_FOLLOW, _NEXT_FOLLOW, _MOST_OFF = 0.1, 0.03, 2.0
 
@@ -45,7 +49,7 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
         """Seconds; beyond the last point by the line through the first and the last one."""
         seconds = self.steady_s if is_steady else self.changed_s
         if num_tokens <= self.tokens[-1] or len(self.tokens) == 1:
-            return float(np.interp(num_tokens, self.tokens, seconds))
+            return _between(self.tokens, seconds, num_tokens)
         per_token_s = (seconds[-1] - seconds[0]) / (self.tokens[-1] - self.tokens[0])
         return seconds[-1] + per_token_s * (num_tokens - self.tokens[-1])
 
@@ -80,6 +84,15 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
         return StepCosts(tokens=self.tokens, **moved)
 
 
+def _between(xs: Sequence[int], ys: Sequence[float], at: int) -> float:
+    """On the line between the points around `at`; asked hundreds of times a step; numpy takes six times as long."""
+    above = bisect_left(xs, at)
+    if above == 0 or above == len(xs):
+        return ys[min(above, len(xs) - 1)]
+    low, high = xs[above - 1], xs[above]
+    return ys[above - 1] + (ys[above] - ys[above - 1]) * (at - low) / (high - low)
+
+
 class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
     """What the next step takes: on the graph for steps that guess nothing, and on the one for those that guess.
 
@@ -108,13 +121,45 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
 class Others(msgspec.Struct, frozen=True):
     """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess.
 
-    `drafted_s` is what a draft model takes for them before the step.
+    `drafted_s` is what a draft model takes for them before the step; the first guess must promise `needed` times what a
+    step without guesses gives.
     """
 
     computed: int = 0
     expected: float = 0.0
     has_guesses: bool = False
     drafted_s: float = 0.0
+    needed: float = 1.0
+
+
+class Promises:
+    """How much of the tokens per second that steps with guesses promised came true, by how many sequences were in them.
+
+    Chances and times are estimates, and what is wrong about them is alike from step to step.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, float] = {}
+
+    def needed(self, num_sequences: int) -> float:
+        """How many times what a step without guesses gives must be promised for a guess to be made."""
+        base = _FIRST_GAIN if num_sequences > 1 else 1.0
+        return base / max(_LEAST_KEPT, min(1.0, self._kept.get(_size(num_sequences), 1.0)))
+
+    def judge(self, num_sequences: int, promised_per_s: float, got_per_s: float) -> None:
+        """A step with guesses gave so many tokens per second."""
+        kept = self._kept.get(_size(num_sequences), 1.0)
+        share = min(2.0, got_per_s / promised_per_s)
+        self._kept[_size(num_sequences)] = kept + _KEPT_FOLLOW * (share - kept)
+
+    def forget(self, num_sequences: int) -> None:
+        """A step without guesses: at some time they are tried again."""
+        kept = self._kept.get(_size(num_sequences), 1.0)
+        self._kept[_size(num_sequences)] = kept + _KEPT_FORGOTTEN * (1.0 - kept)
+
+
+def _size(num_sequences: int) -> int:
+    return num_sequences.bit_length()
 
 
 class Guess(msgspec.Struct, frozen=True):
@@ -157,8 +202,8 @@ class Lookup:
         """
         plain_s = others.drafted_s + times.of(others.computed + 1, has_guesses=others.has_guesses)
         best, guess = (others.expected + 1.0) / plain_s, Guess()
-        if others.computed and not others.has_guesses:
-            best *= _FIRST_GAIN
+        if not others.has_guesses:
+            best *= others.needed
         most = min(room, MOST_GUESSED)
         candidates = self._candidates(most)
         if draft_step_s:

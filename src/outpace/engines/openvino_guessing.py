@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, Promises, StepCosts, StepTimes
 from outpace.engines.lookup_memory import MEMORY_RUNS, Memories, Memory
 from outpace.engines.openvino_config import OpenVinoConfig, graphs_that_guess
 from outpace.engines.openvino_draft import Draft
@@ -121,6 +121,7 @@ class GuessingLane:
         self._keeps_prefixes = config.prefix_caching
         self._sequences: dict[int, _Sequence] = {}
         self._memories = Memories()
+        self._promises = Promises()
         costs = timed(self._guessing)
         self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
 
@@ -157,15 +158,34 @@ class GuessingLane:
         if not self._sequences:
             return pieces
         self._make_room()
-        parts = self._parts()
-        for (number, part), rows in zip(parts.items(), self._run(list(parts.values())), strict=True):
+        began_s = _CLOCK.monotonic_s()
+        parts, promised_per_s = self._parts()
+        rows_of = self._run(list(parts.values()))
+        took_s = _CLOCK.monotonic_s() - began_s
+        num_before = len(pieces)
+        for (number, part), rows in zip(parts.items(), rows_of, strict=True):
             one = self._sequences[number]
             was_reading = one.is_reading
             one.past += len(part.tokens)
             if was_reading and not self._has_read(number, one):
                 continue
             pieces.append(self._decided(number, one, rows))
+        self._judge(parts, pieces[num_before:], promised_per_s, took_s)
         return pieces
+
+    def _judge(
+        self, parts: dict[int, Part], pieces: list[Piece], promised_per_s: float, took_s: float
+    ) -> None:
+        """Learn what guesses are worth; a step in which prompts are read says nothing."""
+        if len(pieces) < len(parts) or sum(part.num_rows for part in parts.values()) < sum(
+            len(part.tokens) for part in parts.values()
+        ):
+            return
+        if any(piece.drafted for piece in pieces):
+            got = sum(len(piece.tokens) for piece in pieces)
+            self._promises.judge(len(parts), promised_per_s, got / took_s)
+        else:
+            self._promises.forget(len(parts))
 
     def _has_read(self, number: int, one: _Sequence) -> bool:
         """The last row that was read decides a token."""
@@ -216,8 +236,11 @@ class GuessingLane:
     def _all(self) -> Iterator[_Sequence]:
         return iter(self._sequences.values())
 
-    def _parts(self) -> dict[int, Part]:
-        """What every sequence has computed in this step; prompts share what deciding ones leave."""
+    def _parts(self) -> tuple[dict[int, Part], float]:
+        """What every sequence has computed in this step, and the tokens/s that deciding ones are to get of it.
+
+        Prompts share what deciding ones leave.
+        """
         seated = {number: one for number, one in self._sequences.items() if one.seat}
         deciding = {number: one for number, one in seated.items() if not one.is_reading}
         others = self._guess(deciding)
@@ -227,16 +250,20 @@ class GuessingLane:
             if one.is_reading and left > 0:
                 parts[number] = one.reading(left)
                 left -= len(parts[number].tokens)
-        return parts
+        step_s = others.drafted_s + self.times.of(others.computed, has_guesses=others.has_guesses)
+        return parts, others.expected / step_s
 
     def _guess(self, deciding: dict[int, _Sequence]) -> Others:
         """Let every sequence that is in its answer guess; what the step holds then."""
+        needed = self._promises.needed(len(deciding))
         others, drafted = Others(len(deciding), float(len(deciding))), {}
         for number, one in deciding.items():
             if not one.sampling.speculates:
                 one.guess = []
                 continue
-            beside = Others(others.computed - 1, others.expected - 1, others.has_guesses, others.drafted_s)
+            beside = Others(
+                others.computed - 1, others.expected - 1, others.has_guesses, others.drafted_s, needed
+            )
             draft_step_s = self._draft.step_s if self._draft is not None and self._draft.has(number) else 0.0
             guess = one.lookup.guess(self.times, beside, one.room, draft_step_s)
             one.guess = guess.tokens
