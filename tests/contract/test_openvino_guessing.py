@@ -116,14 +116,15 @@ def test_an_answer_that_was_given_before_is_guessed_for_the_same_key_only(loaded
 
 
 def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_same_model(
-    loaded: Loaded,
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = msgspec.structs.replace(loaded.config, speculation="draft", draft_path=str(loaded.folder))
     lane = GuessingLane(config, loaded.folder, eos=2)
     draft = lane._draft
     assert draft is not None
-    # As slow as what it drafts for it would never be asked.
+    # As slow as what it drafts for it would never be asked, and found out if it said otherwise.
     draft.step_s = 1e-6
+    monkeypatch.setattr(lane._promises, "judge", lambda *_: None)
     asked = [
         loaded.prompt(text) for text in ("Tell me about the sea.", "Why is the sky blue?", "Name a tree.")
     ]
@@ -138,6 +139,7 @@ def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_sam
         assert len(said) == 48
         assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
     drafted, accepted = sum(each.drafted for each in pieces), sum(each.accepted for each in pieces)
+    assert drafted > 48
     assert accepted > 0.8 * drafted
     # Its pages are free again.
     assert draft._graph.pages.used_fraction == lane.kv_used_fraction == 0.0
