@@ -198,7 +198,7 @@ class Lookup:
     def guess(self, times: StepTimes, others: Others, room: int, draft_step_s: float = 0.0) -> "Guess":
         """At most `room` tokens that may come next.
 
-        With a draft model, which takes `draft_step_s` for each token, it may be asked instead: `Guess.num_drafted`.
+        With a draft model, which takes `draft_step_s` for each token, it may be asked instead: `Guess.drafted_s`.
         """
         plain_s = others.drafted_s + times.of(others.computed + 1, has_guesses=others.has_guesses)
         best, guess = (others.expected + 1.0) / plain_s, Guess()

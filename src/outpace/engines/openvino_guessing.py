@@ -1,4 +1,4 @@
-"""Sequences that guess ahead, on a graph that is run by ourselves.
+"""Plain sequences, those that guess ahead and those that do not, on a graph that is run by ourselves.
 
 OpenVINO GenAI's own look-up guesses the same number of tokens for every sequence at every step, takes one token for a
 match, and tells nobody how its guesses fare. Here each step guesses what pays on this machine, per sequence.
@@ -108,7 +108,7 @@ class _Sequence:
 
 
 class GuessingLane:
-    """The sequences that guess, advanced one step at a time."""
+    """The sequences of this process that may guess, advanced one step at a time in one batch."""
 
     def __init__(self, config: OpenVinoConfig, folder: Path, eos: int) -> None:
         self._graph = Graph(config, folder)
