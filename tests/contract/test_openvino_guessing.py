@@ -14,7 +14,7 @@ from outpace.engines.lookup import StepCosts, StepTimes
 from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_graph import Graph
 from outpace.engines.openvino_guessing import GuessingLane
-from outpace.engines.openvino_library import Tokenizer
+from outpace.engines.openvino_library import BLOCK_TOKENS, Tokenizer
 from outpace.engines.openvino_pages import Tokens
 from outpace.engines.openvino_pipeline import Pipeline
 from outpace.engines.openvino_weights import openvino_folder
@@ -33,7 +33,7 @@ def guess_whatever_a_step_takes(lane: GuessingLane) -> None:
     flat = StepCosts(tokens=(1,), changed_s=(0.01,), steady_s=(0.01,))
     lane.times = StepTimes(plain=flat, guessing=flat)
     setattr(lane, "_learn", lambda *_, **__: None)  # noqa: B010  # a method of its own, which mypy would refuse
-    setattr(lane._promises, "judge", lambda *_: None)  # noqa: B010
+    setattr(lane._trials, "allows", lambda _: True)  # noqa: B010
 
 
 class Loaded:
@@ -125,6 +125,15 @@ def test_an_answer_that_was_given_before_is_guessed_for_the_same_key_only(loaded
     assert again > 32
     assert other < again - 16
     assert first < again - 16
+
+
+def test_what_an_earlier_prompt_left_is_told_once_and_to_the_same_key_only(loaded: Loaded) -> None:
+    prompt = loaded.prompt(code_edit(random.Random(11)))
+    firsts = [loaded.said((prompt, greedy(8)), tenant=tenant)[0] for tenant in ("mine", "mine", "yours")]
+    # Whole pages, and never the last token.
+    known = (len(prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    assert [sum(piece.cached for piece in pieces) for pieces in firsts] == [0, known, 0]
+    assert firsts[1][0].cached == known > 0
 
 
 def test_what_a_draft_model_says_is_checked_and_mostly_taken_where_it_is_the_same_model(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -80,7 +81,9 @@ async def test_openvino_is_told_per_request(smollm2_gguf: Path, tmp_path: Path) 
             answers = await asyncio.gather(
                 *(_written(session, adapter, speculate) for speculate in (True, False))
             )
-    (guessed, guessed_chunks, details), (plain, plain_chunks, plain_details) = answers
+            _, _, again = await _written(session, adapter, False)
+    (guessed, guessed_chunks, usage), (plain, plain_chunks, plain_usage) = answers
+    details, plain_details = (each["completion_tokens_details"] for each in (usage, plain_usage))
     # Rounding differs with the number of tokens in a step, so at near ties the texts may part.
     assert guessed
     assert plain
@@ -88,12 +91,14 @@ async def test_openvino_is_told_per_request(smollm2_gguf: Path, tmp_path: Path) 
     assert guessed_chunks < plain_chunks
     assert 0 < details["accepted_tokens"] <= details["drafted_tokens"]
     assert "drafted_tokens" not in plain_details
+    # Asked again, the prompt's whole pages are known.
+    assert 0 < again["prompt_tokens_details"]["cached_tokens"] < again["prompt_tokens"]
 
 
 async def _written(
     session: aiohttp.ClientSession, adapter: Engine, speculate: bool
-) -> tuple[str, int, dict[str, int]]:
-    """Text and number of chunks of one greedy stream, and what its usage tells of the output."""
+) -> tuple[str, int, dict[str, Any]]:
+    """Text and number of chunks of one greedy stream, and its usage."""
     request = ChatRequest(
         model="m",
         messages=[UserMessage(content=code_edit(random.Random(3)))],
@@ -104,12 +109,12 @@ async def _written(
     )
     call = adapter.call(request, entry("m", "openvino", "m"), "test", Hints(speculate=speculate))
     texts: list[str] = []
-    details: dict[str, int] = {}
+    usage: dict[str, Any] = {}
     async with session.post(f"http://replica{call.path}", data=call.body) as response:
         response.raise_for_status()
         async for line in response.content:
             if line.startswith(b"data: {"):
                 event = json.loads(line[6:])
-                details = (event.get("usage") or {}).get("completion_tokens_details", details)
+                usage = event.get("usage") or usage
                 texts += [text for choice in event["choices"] if (text := choice["delta"].get("content"))]
-    return "".join(texts), len(texts), details
+    return "".join(texts), len(texts), usage

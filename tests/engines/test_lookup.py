@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.engines.lookup import MOST_GUESSED, Guess, Lookup, Others, Promises, StepCosts, StepTimes
+from outpace.engines.lookup import MOST_GUESSED, Guess, Lookup, Others, StepCosts, StepTimes
 from outpace.engines.lookup_memory import Memory
 
 
@@ -71,25 +71,6 @@ def test_a_draft_model_that_is_wrong_is_asked_for_less() -> None:
     assert len(lookup.guess(times, Others(), 99, draft_step_s=0.004).tokens) < len(before.tokens)
 
 
-def test_guesses_that_give_less_than_they_promise_must_promise_more_until_that_is_forgotten() -> None:
-    promises = Promises()
-    assert (promises.needed(1), promises.needed(9)) == (1.0, 1.05)
-    for _ in range(100):
-        promises.judge(9, promised_per_s=100.0, got_per_s=80.0)
-    assert promises.needed(9) == promises.needed(15) == pytest.approx(1.05 / 0.8, rel=0.02)
-    assert (promises.needed(1), promises.needed(16)) == (1.0, 1.05)
-    # More than was promised asks for no less.
-    for _ in range(100):
-        promises.judge(1, promised_per_s=100.0, got_per_s=150.0)
-    assert promises.needed(1) == 1.0
-    for _ in range(2_000):
-        promises.forget(9)
-    assert promises.needed(9) == pytest.approx(1.05, rel=0.01)
-    # One step that was held up for long is not the end of guesses.
-    promises.judge(9, 100.0, 0.1)
-    assert promises.needed(9) < 1.1
-
-
 def test_of_two_guesses_the_one_that_promises_more_is_made() -> None:
     memory = Memory()
     memory.learn([101, 102, 50, 51, 52])
@@ -113,11 +94,13 @@ def test_where_a_token_costs_a_step_nothing_is_guessed() -> None:
     assert guessed(Lookup([*TEXT, 100, 101, 102]), DEAR) == []
 
 
-def test_the_first_guess_of_a_step_must_promise_what_is_needed() -> None:
-    text, costs = [*TEXT, 100, 101, 102], costs_of(0.011, 0.020)
-    assert guessed(Lookup(text), costs)
-    assert guessed(Lookup(text), costs, Others(needed=3.0)) == []
-    assert guessed(Lookup(text), costs, Others(4, 4.0, has_guesses=True, needed=3.0))
+def test_the_first_guess_of_a_step_with_others_must_promise_more() -> None:
+    # 5.67 tokens in 15.4 ms against 5 in 14: 1.03 times as many a second.
+    steps_s = (0.010, 0.014, 0.0154, 1.0)
+    costs = StepCosts(tokens=(1, 5, 6, 24), changed_s=steps_s, steady_s=steps_s)
+    lookup = Lookup([*TEXT, 100, 101, 102])
+    assert guessed(lookup, costs, Others(4, 4.0)) == []
+    assert len(guessed(lookup, costs, Others(4, 4.0, has_guesses=True))) == 1
 
 
 def test_a_full_step_is_guessed_into_less_than_an_empty_one() -> None:

@@ -30,9 +30,6 @@ MOST_GUESSED = 23
 # The first guess in a step of several sequences moves all of them to the graph that guesses: it must promise more than
 # what the times of steps may be off.
 _FIRST_GAIN = 1.05
-# How soon what guesses promise is judged by what they give, how soon that is forgotten while none are made, and the
-# most that is asked of a promise.
-_KEPT_FOLLOW, _KEPT_FORGOTTEN, _LEAST_KEPT = 0.03, 0.002, 0.6
 # How much of what a step was off moves every point, how much more those next to it, and the most that is believed.
 _ALL_FOLLOW, _NEXT_FOLLOW, _MOST_OFF = 0.1, 0.03, 2.0
 
@@ -121,45 +118,13 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
 class Others(msgspec.Struct, frozen=True):
     """What else is in the step: tokens to compute, tokens that sequences get out of it, and whether any is a guess.
 
-    `drafted_s` is what a draft model takes for them before the step; the first guess must promise `needed` times what a
-    step without guesses gives.
+    `drafted_s` is what a draft model takes for them before the step.
     """
 
     computed: int = 0
     expected: float = 0.0
     has_guesses: bool = False
     drafted_s: float = 0.0
-    needed: float = 1.0
-
-
-class Promises:
-    """How much of the tokens per second that steps with guesses promised came true, by how many sequences were in them.
-
-    Chances and times are estimates, and what is wrong about them is alike from step to step.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, float] = {}
-
-    def needed(self, num_sequences: int) -> float:
-        """How many times what a step without guesses gives must be promised for a guess to be made."""
-        base = _FIRST_GAIN if num_sequences > 1 else 1.0
-        return base / max(_LEAST_KEPT, min(1.0, self._kept.get(_size(num_sequences), 1.0)))
-
-    def judge(self, num_sequences: int, promised_per_s: float, got_per_s: float) -> None:
-        """A step with guesses gave so many tokens per second."""
-        kept = self._kept.get(_size(num_sequences), 1.0)
-        share = min(2.0, got_per_s / promised_per_s)
-        self._kept[_size(num_sequences)] = kept + _KEPT_FOLLOW * (share - kept)
-
-    def forget(self, num_sequences: int) -> None:
-        """A step without guesses: at some time they are tried again."""
-        kept = self._kept.get(_size(num_sequences), 1.0)
-        self._kept[_size(num_sequences)] = kept + _KEPT_FORGOTTEN * (1.0 - kept)
-
-
-def _size(num_sequences: int) -> int:
-    return num_sequences.bit_length()
 
 
 class Guess(msgspec.Struct, frozen=True):
@@ -202,8 +167,8 @@ class Lookup:
         """
         plain_s = others.drafted_s + times.of(others.computed + 1, has_guesses=others.has_guesses)
         best, guess = (others.expected + 1.0) / plain_s, Guess()
-        if not others.has_guesses:
-            best *= others.needed
+        if others.computed and not others.has_guesses:
+            best *= _FIRST_GAIN
         most = min(room, MOST_GUESSED)
         candidates = self._candidates(most)
         if draft_step_s:

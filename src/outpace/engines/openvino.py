@@ -9,7 +9,8 @@ What is not sent keeps the sampling defaults of the llama.cpp engine (temperatur
 - `tool_choice` `required` or a name is forced by grammar; `auto` is refused.
 - Refused: `logit_bias`, `suffix`, `best_of`, `return_token_ids`, `reasoning_effort`,
   `verbosity`, parts that are no text.
-Every choice is a sequence of its own. Cached prompt tokens are not told by the library: usage shows 0 of them.
+Every choice is a sequence of its own. Cached prompt tokens are told of what is stepped by ourselves; the library tells
+none of its own: usage shows 0 of them.
 """
 
 import importlib.util

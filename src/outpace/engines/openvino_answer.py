@@ -24,6 +24,7 @@ class Choice:
         self.text = AnswerText(ask.stop)
         self.num_tokens = 0
         self.drafted_tokens = self.accepted_tokens = 0
+        self.cached_tokens = 0
         self.is_over = False
         # Characters before the next token, as completions' log-probabilities count them.
         self.offset = 0
@@ -55,6 +56,8 @@ class Answer:
         return Usage(
             self._prompt_tokens,
             sum(choice.num_tokens for choice in self.choices),
+            # A prompt counts once, however many choices read it.
+            sum(choice.cached_tokens for choice in self.choices[:: self._ask.n]),
             drafted_tokens=sum(choice.drafted_tokens for choice in self.choices),
             accepted_tokens=sum(choice.accepted_tokens for choice in self.choices),
         )
@@ -84,6 +87,7 @@ class Answer:
         choice.num_tokens += len(piece.tokens)
         choice.drafted_tokens += piece.drafted
         choice.accepted_tokens += piece.accepted
+        choice.cached_tokens += piece.cached
         said = choice.text.add([self._pieces[token] for token in piece.tokens], piece.logprobs)
         events = self._said(choice, said)
         if choice.text.is_stopped:

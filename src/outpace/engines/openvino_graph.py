@@ -83,7 +83,7 @@ class Graph:
     def run(self, parts: Sequence[Part]) -> list[Logits]:
         """One step: for each part the logits behind the last `num_rows` tokens that are no fillers, (rows, vocabulary).
 
-        Rows are the caller's own. Raises RuntimeError when the engine fails.
+        Rows are the engine's memory: the next step overwrites them. Raises RuntimeError when the engine fails.
         """
         ends = [part.past + len(part.tokens) for part in parts]
         pages = [part.pages[: -(-end // BLOCK_TOKENS)] for end, part in zip(ends, parts, strict=True)]
@@ -108,7 +108,8 @@ class Graph:
         for name, values in given.items():
             self._request.set_tensor(name, openvino.Tensor(values))
         self._request.infer()
-        rows = np.array(self._request.get_tensor("logits").data, dtype=np.float32)
+        # At 32 users a copy would be six megabytes a step.
+        rows = np.asarray(self._request.get_tensor("logits").data, dtype=np.float32)
         ways = np.cumsum([part.num_rows for part in parts])[:-1]
         return list(np.split(rows.reshape(-1, rows.shape[-1]), ways))
 
@@ -120,7 +121,7 @@ class Graph:
             ((row,),) = self.run([Part(tokens=piece, past=start, pages=seat.pages)])
         assert row is not None, "at least the last token of a prompt is run"
         self.pages.keep(prompt, seat)
-        return row
+        return row.copy()
 
     def _advance(
         self, asked: Sequence[tuple[Tokens, Tokens]], seats: Sequence[Seat], rows: list[list[Logits]]
@@ -136,7 +137,7 @@ class Graph:
                 for at in going
             ]
             for at, (row,) in zip(going, self.run(parts), strict=True):
-                rows[at].append(row)
+                rows[at].append(row.copy())
 
     def _give_pages(self, port: Any, beside: "Graph | None") -> int:
         name = port.any_name

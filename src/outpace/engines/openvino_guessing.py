@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, Promises, StepCosts, StepTimes
+from outpace.engines.guess_trials import Trials
+from outpace.engines.lookup import MOST_GUESSED, Lookup, Others, StepCosts, StepTimes
 from outpace.engines.lookup_memory import MEMORY_RUNS, Memories, Memory
 from outpace.engines.openvino_config import OpenVinoConfig, graphs_that_guess
 from outpace.engines.openvino_draft import Draft
@@ -59,6 +60,8 @@ class _Sequence:
         # What is read before the next token is decided, and tokens whose keys and values are in the pages.
         self.unread = prompt
         self.past = 0
+        # Of the prompt: what never had to be read.
+        self.cached = 0
         self.said: list[int] = []
         self.guess: list[int] = []
         self.is_dropped = False
@@ -66,6 +69,8 @@ class _Sequence:
     def sit(self, seat: Seat) -> None:
         """Begin to read, or begin again."""
         self.seat, self.past = seat, seat.known_tokens
+        if not self.said:
+            self.cached = seat.known_tokens
 
     def stand_up(self) -> None:
         """Give the seat up: all but the last token said is read again later."""
@@ -121,7 +126,9 @@ class GuessingLane:
         self._keeps_prefixes = config.prefix_caching
         self._sequences: dict[int, _Sequence] = {}
         self._memories = Memories()
-        self._promises = Promises()
+        self._trials = Trials()
+        # Somebody in the last step would guess.
+        self._is_willing = False
         costs = timed(self._guessing)
         self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
 
@@ -159,9 +166,8 @@ class GuessingLane:
             return pieces
         self._make_room()
         began_s = _CLOCK.monotonic_s()
-        parts, promised_per_s = self._parts()
+        parts = self._parts()
         rows_of = self._run(list(parts.values()))
-        took_s = _CLOCK.monotonic_s() - began_s
         num_before = len(pieces)
         for (number, part), rows in zip(parts.items(), rows_of, strict=True):
             one = self._sequences[number]
@@ -170,22 +176,19 @@ class GuessingLane:
             if was_reading and not self._has_read(number, one):
                 continue
             pieces.append(self._decided(number, one, rows))
-        self._judge(parts, pieces[num_before:], promised_per_s, took_s)
+        self._judge(parts, pieces[num_before:], _CLOCK.monotonic_s() - began_s)
         return pieces
 
-    def _judge(
-        self, parts: dict[int, Part], pieces: list[Piece], promised_per_s: float, took_s: float
-    ) -> None:
+    def _judge(self, parts: dict[int, Part], pieces: list[Piece], took_s: float) -> None:
         """Learn what guesses are worth; a step in which prompts are read says nothing."""
-        if len(pieces) < len(parts) or sum(part.num_rows for part in parts.values()) < sum(
-            len(part.tokens) for part in parts.values()
-        ):
+        num_said = sum(part.num_rows for part in parts.values())
+        if len(pieces) < len(parts) or num_said < sum(len(part.tokens) for part in parts.values()):
             return
-        if any(piece.drafted for piece in pieces):
-            got = sum(len(piece.tokens) for piece in pieces)
-            self._promises.judge(len(parts), promised_per_s, got / took_s)
-        else:
-            self._promises.forget(len(parts))
+        if not self._is_willing:
+            return
+        got = sum(len(piece.tokens) for piece in pieces)
+        without_s = self.times.of(len(parts), has_guesses=False)
+        self._trials.took(len(parts), got / len(parts) * without_s / took_s)
 
     def _has_read(self, number: int, one: _Sequence) -> bool:
         """The last row that was read decides a token."""
@@ -236,34 +239,28 @@ class GuessingLane:
     def _all(self) -> Iterator[_Sequence]:
         return iter(self._sequences.values())
 
-    def _parts(self) -> tuple[dict[int, Part], float]:
-        """What every sequence has computed in this step, and the tokens/s that deciding ones are to get of it.
-
-        Prompts share what deciding ones leave.
-        """
+    def _parts(self) -> dict[int, Part]:
+        """What every sequence has computed in this step. Prompts share what deciding ones leave."""
         seated = {number: one for number, one in self._sequences.items() if one.seat}
         deciding = {number: one for number, one in seated.items() if not one.is_reading}
-        others = self._guess(deciding)
+        self._is_willing = any(one.sampling.speculates for one in deciding.values())
+        if self._is_willing and self._trials.allows(len(deciding)):
+            self._guess(deciding)
         parts = {number: one.deciding() for number, one in deciding.items()}
-        left = max(1, self._step_tokens - others.computed)
+        left = max(1, self._step_tokens - sum(len(part.tokens) for part in parts.values()))
         for number, one in seated.items():
             if one.is_reading and left > 0:
                 parts[number] = one.reading(left)
                 left -= len(parts[number].tokens)
-        step_s = others.drafted_s + self.times.of(others.computed, has_guesses=others.has_guesses)
-        return parts, others.expected / step_s
+        return parts
 
-    def _guess(self, deciding: dict[int, _Sequence]) -> Others:
-        """Let every sequence that is in its answer guess; what the step holds then."""
-        needed = self._promises.needed(len(deciding))
+    def _guess(self, deciding: dict[int, _Sequence]) -> None:
+        """Let every sequence that is in its answer guess."""
         others, drafted = Others(len(deciding), float(len(deciding))), {}
         for number, one in deciding.items():
             if not one.sampling.speculates:
-                one.guess = []
                 continue
-            beside = Others(
-                others.computed - 1, others.expected - 1, others.has_guesses, others.drafted_s, needed
-            )
+            beside = Others(others.computed - 1, others.expected - 1, others.has_guesses, others.drafted_s)
             draft_step_s = self._draft.step_s if self._draft is not None and self._draft.has(number) else 0.0
             guess = one.lookup.guess(self.times, beside, one.room, draft_step_s)
             one.guess = guess.tokens
@@ -278,7 +275,6 @@ class GuessingLane:
         if self._draft is not None and drafted:
             for number, tokens in self._draft.guess(drafted).items():
                 deciding[number].guess = tokens
-        return others
 
     def _run(self, parts: list[Part]) -> list[Logits]:
         """One step on the graph for it; what it took is learnt."""
@@ -308,6 +304,7 @@ class GuessingLane:
     def _decided(self, number: int, one: _Sequence, rows: Logits) -> Piece:
         """Follow the guess as far as the model says the same."""
         guess, one.guess = one.guess, []
+        cached = 0 if one.said else one.cached
         fresh: list[int] = []
         end, right = None, 0
         for at, row in enumerate(rows):
@@ -324,7 +321,7 @@ class GuessingLane:
         one.lookup.judge(len(guess), right)
         if end is not None:
             self._end(number)
-        return Piece(number, fresh, end=end, drafted=len(guess), accepted=right)
+        return Piece(number, fresh, end=end, drafted=len(guess), accepted=right, cached=cached)
 
     def _ending(self, one: _Sequence, token: int, num_said: int) -> str | None:
         sampling = one.sampling

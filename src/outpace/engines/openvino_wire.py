@@ -65,6 +65,8 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     # Tokens that were guessed for this step, and those of them that were right.
     drafted: int = 0
     accepted: int = 0
+    # Of the prompt, told with the first token: what an earlier prompt had left in the pages.
+    cached: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
