@@ -93,9 +93,20 @@ async def test_what_was_just_measured_is_not_measured_again_before_it_is_seen(ri
 
 
 async def test_a_measured_variant_is_left_alone(rig: Rig) -> None:
-    rig.resolved.profile, rig.resolved.profile_reason = object(), None
+    rig.resolved.profile, rig.resolved.profile_reason = SimpleNamespace(measured_at=1.0), None
     await rig.pass_s(5)
     assert rig.asked == []
+
+
+async def test_a_part_of_a_profile_is_gone_on_with_until_it_brings_nothing_more(rig: Rig) -> None:
+    rig.resolved.profile = SimpleNamespace(measured_at=1.0)
+    rig.resolved.profile_reason = "what guesses gain is not measured yet"
+    rig.ends.set()
+    await rig.pass_s(5)
+    assert rig.asked == ["m"]
+    rig.resolved.profile = SimpleNamespace(measured_at=2.0)
+    await rig.pass_s(5)
+    assert rig.asked == ["m", "m"]
 
 
 async def test_what_cannot_be_measured_is_not_tried_again(tmp_path: Path) -> None:

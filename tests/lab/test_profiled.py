@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.precision.small import matrices, write_gguf
 
-from outpace.lab.profiled import Profiled, Variant, artifact_name, conditions_of
+from outpace.lab.profiled import PARTIAL, Profiled, Variant, artifact_name, conditions_of, is_partial
 from outpace.values.errors import InvalidInput
 from outpace.values.profile import LoadPoint, Profile, SpeculationPoint
 
@@ -57,6 +58,35 @@ def test_auto_is_off_until_a_profile_shows_that_it_wins(rig: Rig) -> None:
     assert after.settings == {"speculation": "ngram_mod"}
     rig.keep(code=2.0, chat=0.8)
     assert rig.profiled.tune("auto", rig.variant).method is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "measured", "is_part"),
+    [
+        ("openvino", [], True),
+        ("openvino", [("code", 1)], True),
+        ("openvino", [("code", 1), ("chat", 1)], False),
+        ("llamacpp", [("code", 1), ("chat", 1)], True),
+        ("llamacpp", [("code", 1), ("chat", 1), ("code", 16), ("chat", 16)], False),
+        # It guesses nothing.
+        ("echo", [], False),
+    ],
+)
+def test_a_profile_by_which_guesses_cannot_be_judged_is_a_part_of_one(
+    rig: Rig, engine: str, measured: list[tuple[str, int]], is_part: bool
+) -> None:
+    rig.keep(code=1.0, chat=1.0)
+    known = rig.profiled.find(rig.variant).profile
+    assert known is not None
+    points = tuple(
+        SpeculationPoint(method="ngram", workload=workload, users=users, gain=1.0)
+        for workload, users in measured
+    )
+    conditions = msgspec.structs.replace(known.conditions, engine=engine)
+    part = msgspec.structs.replace(known, conditions=conditions, speculation=points)
+    assert is_partial(part) == is_part
+    # It counts as far as it goes, and says that it does not go far.
+    assert rig.profiled.find(rig.variant).reason == PARTIAL
 
 
 def test_a_name_is_taken_without_a_profile(rig: Rig) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
+
 from outpace.engines.registry import engine
-from outpace.lab.profiling import Sweep, profile
+from outpace.lab.profiling import Sweep, go_on, profile
 from outpace.lab.replica import LabVariant
 from outpace.values.clock import SystemClock
 from outpace.values.profile import Conditions
@@ -43,3 +45,28 @@ async def test_what_no_longer_fits_the_budget_is_left_out() -> None:
     made = await profile(sweep(32, budget_s=0.001), engine("echo"), SystemClock())
     assert [point.users for point in made.points] == [1]
     assert made.speculation == ()
+
+
+async def test_what_was_left_out_is_measured_by_going_on() -> None:
+    cut = msgspec.structs.replace(await profile(sweep(1), engine("echo"), SystemClock()), speculation=())
+    said: list[str] = []
+    whole = await go_on(cut, sweep(1), engine("echo"), SystemClock(), lambda what, share: said.append(what))
+    assert [(point.workload, point.users) for point in whole.speculation] == [("code", 1), ("chat", 1)]
+    assert (whole.points, whole.load_s) == (cut.points, cut.load_s)
+    assert whole.took_s > cut.took_s
+    assert whole.measured_at > cut.measured_at
+    assert not any(what.startswith("decode speed") for what in said)
+    # One of two is left.
+    half = msgspec.structs.replace(whole, speculation=whole.speculation[:1])
+    again = await go_on(half, sweep(1), engine("echo"), SystemClock())
+    assert again.speculation[0] == whole.speculation[0]
+    assert [point.workload for point in again.speculation] == ["code", "chat"]
+
+
+async def test_nothing_is_started_for_what_does_not_fit() -> None:
+    made = msgspec.structs.replace(
+        await profile(sweep(1), engine("echo"), SystemClock()), speculation=(), prefill_tokens_per_s=1.0
+    )
+    assert await go_on(made, sweep(1, budget_s=30.0), engine("echo"), SystemClock()) is made
+    without_memory = msgspec.structs.replace(sweep(1), speculation={})
+    assert await go_on(made, without_memory, engine("echo"), SystemClock()) is made

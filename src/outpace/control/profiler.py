@@ -35,7 +35,8 @@ class Profiler:
         self._pressure = pressure
         self._clock = clock
         self._alone = alone
-        self._tries: dict[tuple[str, str], int] = {}
+        # By variant and the profile that it had then: a partial one is gone on with once it is picked up.
+        self._tries: dict[tuple[str, str, float], int] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -47,7 +48,7 @@ class Profiler:
                     await self._measure(name)
 
     def due(self, now_s: float) -> str | None:
-        """A variant that has no profile here, by its replicas' id, when the machine has been quiet for a while."""
+        """A variant without a whole profile here, by its replicas' id, when the machine has been quiet for a while."""
         if self._alone.locked() or not self._is_quiet(now_s, QUIET_S):
             return None
         return next((name for name, served in self._served().items() if self._wants(name, served)), None)
@@ -56,8 +57,8 @@ class Profiler:
         resolved = served.resolved
         if resolved is None or not served.is_here or served.problem is not None:
             return False
-        is_missing = resolved.profile is None and resolved.profile_reason is not None
-        return is_missing and self._tries.get((name, served.digest), 0) < MOST_TRIES
+        is_wanted = resolved.profile_reason is not None
+        return is_wanted and self._tries.get(_key(name, served), 0) < MOST_TRIES
 
     def _is_quiet(self, now_s: float, for_s: float) -> bool:
         names = {served.wanted.spec.name for served in self._served().values()}
@@ -67,7 +68,7 @@ class Profiler:
     async def _measure(self, name: str) -> None:
         """Measure one variant; the first request that comes meanwhile ends it, and it is tried again later."""
         served = self._served()[name]
-        key = (name, served.digest)
+        key = _key(name, served)
         self._tries[key] = self._tries.get(key, 0) + 1
         _LOG.info("profile_started", deployment=name)
         began_s = self._clock.monotonic_s()
@@ -93,3 +94,8 @@ class Profiler:
             _LOG.warning("profile_failed", deployment=name, reason=str(error))
         finally:
             measuring.cancel()
+
+
+def _key(name: str, served: Served) -> tuple[str, str, float]:
+    profile = served.require_resolved().profile
+    return name, served.digest, profile.measured_at if profile is not None else 0.0

@@ -12,9 +12,9 @@ import msgspec
 
 from outpace.engines.registry import engine
 from outpace.hardware.machine import detect, machine_name
-from outpace.lab.profiled import Variant, conditions_of
+from outpace.lab.profiled import Variant, conditions_of, is_partial
 from outpace.lab.profiles import ProfileStore, alone
-from outpace.lab.profiling import Say, profile, sweep_of
+from outpace.lab.profiling import Say, go_on, profile, sweep_of
 from outpace.lab.replica import die_with_parent
 from outpace.values.clock import SystemClock
 from outpace.values.errors import InvalidInput, OutpaceError
@@ -24,8 +24,13 @@ from outpace.values.profile import Profile
 _NICENESS = 5
 
 
-async def profile_one(folder: Path, variant: Variant, say: Say = lambda what, share: None) -> Profile:
-    """The fresh profile of a variant on this machine, kept. Raises EngineFailed, EngineTimedOut, InvalidInput."""
+async def profile_one(
+    folder: Path, variant: Variant, say: Say = lambda what, share: None, *, is_afresh: bool = True
+) -> Profile:
+    """The profile of a variant on this machine, kept; not `is_afresh`: one that is partial is gone on with.
+
+    Raises EngineFailed, EngineTimedOut, InvalidInput.
+    """
     if not variant.is_measurable:
         raise InvalidInput(
             "deployment", f"{variant.model} on {variant.engine} has nothing that a sweep measures"
@@ -36,8 +41,13 @@ async def profile_one(folder: Path, variant: Variant, say: Say = lambda what, sh
         conditions = conditions_of(variant, machine_name(machine))
         weights = Path(variant.artifact_path)
         sweep = sweep_of(conditions, weights, machine.available_bytes, variant.artifacts_dir)
-        made = await profile(sweep, engine(variant.engine), SystemClock(), say)
-        ProfileStore(folder).keep(made)
+        store = ProfileStore(folder)
+        known = None if is_afresh else store.find(conditions).profile
+        if known is None or not is_partial(known):
+            made = await profile(sweep, engine(variant.engine), SystemClock(), say)
+        else:
+            made = await go_on(known, sweep, engine(variant.engine), SystemClock(), say)
+        store.keep(made)
     return made
 
 
@@ -47,7 +57,8 @@ def main() -> None:
     die_with_parent()
     os.nice(_NICENESS)
     try:
-        asyncio.run(profile_one(folder, variant, lambda what, share: _tell("measuring", what)))
+        say: Say = lambda what, share: _tell("measuring", what)  # noqa: E731
+        asyncio.run(profile_one(folder, variant, say, is_afresh=False))
     except (OutpaceError, OSError) as error:
         _tell("profile_failed", str(error))
         raise SystemExit(1) from None

@@ -10,6 +10,7 @@ from outpace.catalogue.folders import read_folder
 from outpace.catalogue.resolve import resolve
 from outpace.engines.speculation import (
     DRAFT,
+    METHODS,
     OFF,
     SWITCHED,
     require_same_tokens,
@@ -18,12 +19,16 @@ from outpace.engines.speculation import (
 )
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiles import Found, ProfileStore
-from outpace.scheduling.speculation import choose_method
+from outpace.scheduling.speculation import MANY_USERS, choose_method
 from outpace.values.errors import InvalidInput
-from outpace.values.profile import Conditions
+from outpace.values.profile import Conditions, Profile
 
 Settings = dict[str, str | int | float | bool]
 _SHA256_DIGITS = 64
+# A sweep has time for one method of speculation, on texts that are copied from and on those that are not.
+TRIED = ("ngram",)
+TEXTS = ("code", "chat")
+PARTIAL = "what guesses gain is not measured on all kinds of text yet"
 # Engines that start soon enough for a sweep.
 _MEASURED = frozenset({"llamacpp", "openvino"})
 # Set by the sweep itself: what it measures does not depend on them.
@@ -71,7 +76,12 @@ class Profiled:
 
     def find(self, variant: Variant) -> Found:
         """The profile that holds for a variant, or why there is none; neither where nothing can be measured."""
-        return self.store.find(conditions_of(variant, self._machine)) if variant.is_measurable else Found()
+        if not variant.is_measurable:
+            return Found()
+        found = self.store.find(conditions_of(variant, self._machine))
+        if found.profile is not None and is_partial(found.profile):
+            return Found(profile=found.profile, reason=PARTIAL)
+        return found
 
     def tune(self, wanted: str, variant: Variant) -> Tuned:
         """The way of speculation that `wanted` means for a variant. Raises InvalidInput by name."""
@@ -112,6 +122,15 @@ class Profiled:
         draft, main = _tokens_of(resolved.artifact_path), _tokens_of(Path(variant.artifact_path))
         require_same_tokens(name, draft, variant.model, main)
         return str(resolved.artifact_path)
+
+
+def is_partial(known: Profile) -> bool:
+    """Whether to guess cannot be decided by this profile: the time was too short on a slow machine."""
+    if known.conditions.engine not in METHODS:
+        return False
+    loads = {1} if known.conditions.engine in SWITCHED else {1, MANY_USERS}
+    wanted = {(method, users, workload) for method in TRIED for users in loads for workload in TEXTS}
+    return not wanted <= {(point.method, point.users, point.workload) for point in known.speculation}
 
 
 def _tokens_of(weights: Path) -> str:

@@ -15,7 +15,7 @@ from outpace.values.profile import Conditions, Profile
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A profile that holds, or why there is none."""
+    """A profile that holds, or why there is none; both where it is only a part of one."""
 
     profile: Profile | None = None
     reason: str | None = None

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +13,7 @@ from outpace.engines.protocol import Engine
 from outpace.engines.speculation import METHODS, SWITCHED
 from outpace.lab.figures import LoadFigures, gain
 from outpace.lab.load import LoadClient, Target
+from outpace.lab.profiled import TEXTS, TRIED
 from outpace.lab.prompts import filler
 from outpace.lab.replica import LabReplica, LabVariant, running
 from outpace.lab.workload import Conversation, Turn, conversations, named
@@ -30,7 +31,9 @@ _PREFILL_ROUNDS = 3
 _TOKENS = 16
 # Speculation is tried where its gain is largest, where it may cost, and in the middle.
 _SPECULATION_LOADS = (1, MANY_USERS, 4)
-_SPECULATION_TOKENS = {"code": 40, "chat": 16}
+_SPECULATION_TOKENS = dict(zip(TEXTS, (40, 16), strict=True))
+# What their prompts have, about.
+_PROMPT_TOKENS = dict(zip(TEXTS, (275, 45), strict=True))
 # So many tokens of each answer are asked first: shapes of steps that an engine meets for the first time take longer.
 _WARMING_TOKENS = 4
 # One answer alone is too short to tell.
@@ -40,8 +43,6 @@ _CONTEXT_TOKENS = 512
 # Weights that an engine repacks, and its KV cache.
 _OVERHEAD = 2.5
 _MOST_OF_MEMORY = 0.5
-# A sweep has time for one method.
-TRIED = ("ngram",)
 
 # Told what is measured now, and how much of the budget is used (0 to 1).
 Say = Callable[[str, float], None]
@@ -99,16 +100,38 @@ async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda 
         say("prefill", timer.used)
         prefill = await _prefill(client)
         points, read_per_output = await _points(client, sweep.variant.parallel, timer, say)
-        speculation = await _speculation(sweep, engine, client, points, timer, clock, say)
-    return Profile(
-        conditions=sweep.conditions,
+        made = Profile(
+            conditions=sweep.conditions,
+            measured_at=clock.wall_s(),
+            took_s=0.0,
+            load_s=load_s,
+            prefill_tokens_per_s=prefill,
+            points=points,
+            read_per_output=read_per_output,
+        )
+        speculation = await _speculation(sweep, engine, client, made, timer, clock, say)
+    return msgspec.structs.replace(made, took_s=timer.used * sweep.budget_s, speculation=speculation)
+
+
+async def go_on(
+    known: Profile, sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None
+) -> Profile:
+    """A profile with more of what speculation gains, in another budget; the same when nothing fits in one.
+
+    Raises EngineFailed, EngineTimedOut.
+    """
+    timer = _Timer(sweep.budget_s, clock)
+    if not any(_fits(step, known, 0.5 * sweep.budget_s) for step in _pending(known, sweep)):
+        return known
+    async with _client(sweep.variant, engine, clock) as (client, _):
+        found = await _speculation(sweep, engine, client, known, timer, clock, say)
+    if not found:
+        return known
+    return msgspec.structs.replace(
+        known,
         measured_at=clock.wall_s(),
-        took_s=timer.used * sweep.budget_s,
-        load_s=load_s,
-        prefill_tokens_per_s=prefill,
-        points=points,
-        read_per_output=read_per_output,
-        speculation=speculation,
+        took_s=known.took_s + timer.used * sweep.budget_s,
+        speculation=(*known.speculation, *found),
     )
 
 
@@ -202,7 +225,7 @@ async def _speculation(
     sweep: Sweep,
     engine: Engine,
     without: LoadClient,
-    points: Sequence[LoadPoint],
+    known: Profile,
     timer: _Timer,
     clock: Clock,
     say: Say,
@@ -210,52 +233,76 @@ async def _speculation(
     """What every method gains, in the time that is left; the figures without it tell how long each step will take."""
     found: list[SpeculationPoint] = []
     for method, settings in sweep.speculation.items():
-        if timer.left_s() < _expected_s(_steps(sweep.variant.parallel)[0], points):
-            break
+        pending = [step for step in _pending(known, sweep) if step.method == method]
+        if not pending or not _fits(pending[0], known, timer.left_s()):
+            continue
         variant = msgspec.structs.replace(
             sweep.variant, engine_settings={**sweep.variant.engine_settings, **settings}
         )
         say(f"speculation {method}", timer.used)
         async with _client(variant, engine, clock) as (client, _):
-            for step in _steps(sweep.variant.parallel):
-                if timer.left_s() < _expected_s(step, points):
+            for step in pending:
+                if not _fits(step, known, timer.left_s()):
                     break
-                users, workload, tokens = step
-                say(f"speculation {method}, {workload}, {users} at once", timer.used)
-                found.append(await _gain(method, workload, tokens, users, client, without))
+                say(f"speculation {method}, {step.workload}, {step.users} at once", timer.used)
+                found.append(await _gain(step, client, without))
     return tuple(found)
 
 
-def _steps(parallel: int) -> list[tuple[int, str, int]]:
-    """Users, workload and tokens per answer, the most telling first."""
-    loads = [load for load in _SPECULATION_LOADS if load <= parallel]
-    return [(users, workload, tokens) for users in loads for workload, tokens in _SPECULATION_TOKENS.items()]
+class _Step(msgspec.Struct, frozen=True):
+    """One comparison of on and off."""
+
+    method: str
+    users: int
+    workload: str
+
+    @property
+    def tokens(self) -> int:
+        """Of each answer."""
+        return _SPECULATION_TOKENS[self.workload]
+
+    @property
+    def answers(self) -> int:
+        return max(self.users, _LEAST_ANSWERS)
 
 
-def _expected_s(step: tuple[int, str, int], points: Sequence[LoadPoint]) -> float:
-    """Seconds of one step, both sides and all rounds, from the speed at the nearest load that was measured."""
-    users, _, tokens = step
-    nearest = min(points, key=lambda point: abs(point.users - users))
-    answers = max(users, _LEAST_ANSWERS)
-    return 2 * _SPECULATION_ROUNDS * answers * tokens / max(nearest.output_tokens_per_s, 1e-9)
+def _pending(known: Profile, sweep: Sweep) -> list[_Step]:
+    """What is not measured yet, the most telling first."""
+    loads = [load for load in _SPECULATION_LOADS if load <= sweep.variant.parallel]
+    steps = [
+        _Step(method, users, workload)
+        for method in sweep.speculation
+        for users in loads
+        for workload in _SPECULATION_TOKENS
+    ]
+    done = {(point.method, point.users, point.workload) for point in known.speculation}
+    return [step for step in steps if (step.method, step.users, step.workload) not in done]
 
 
-async def _gain(
-    method: str, workload: str, tokens: int, users: int, client: LoadClient, without: LoadClient
-) -> SpeculationPoint:
+def _fits(step: _Step, known: Profile, left_s: float) -> bool:
+    """Both sides, warming and all rounds, by the rate of reading and the speed at the nearest load."""
+    nearest = min(known.points, key=lambda point: abs(point.users - step.users))
+    read = (step.users + _SPECULATION_ROUNDS * step.answers) * _PROMPT_TOKENS[step.workload]
+    said = _SPECULATION_ROUNDS * step.answers * step.tokens
+    seconds = read / max(known.prefill_tokens_per_s, 1e-9) + said / max(nearest.output_tokens_per_s, 1e-9)
+    return 2 * seconds <= left_s
+
+
+async def _gain(step: _Step, client: LoadClient, without: LoadClient) -> SpeculationPoint:
     on: list[LoadFigures] = []
     off: list[LoadFigures] = []
-    warming = _asked(workload, max(users, _LEAST_ANSWERS), _WARMING_TOKENS, seed=1000 * users + 500)
+    workload, users = step.workload, step.users
+    warming = _asked(workload, users, _WARMING_TOKENS, seed=1000 * users + 500)
     for side in (client, without):
         _sound((await side.closed(warming, users)).figures)
     for number in range(_SPECULATION_ROUNDS):
         # Never the same question twice: a cache of earlier answers would guess it all.
-        asked = _asked(workload, max(users, _LEAST_ANSWERS), tokens, seed=1000 * users + number)
+        asked = _asked(workload, step.answers, step.tokens, seed=1000 * users + number)
         sides = ((client, on), (without, off))
         for side, figures in sides if number % 2 == 0 else reversed(sides):
             figures.append(_sound((await side.closed(asked, users)).figures))
     return SpeculationPoint(
-        method=method,
+        method=step.method,
         workload=workload,
         users=users,
         gain=gain(on, off),
