@@ -1,5 +1,6 @@
 """llama.cpp for real: what only it does, and what it must not do."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,18 @@ def test_a_named_tool_is_called(llamacpp: RunningReplica, is_stream: bool) -> No
     assert call["id"].startswith("call_")
     assert call["function"]["name"] == "get_weather"
     assert set(json.loads(call["function"]["arguments"])) == {"city"}
+
+
+def test_what_an_earlier_prompt_began_with_is_reused_unless_the_deployment_says_otherwise(
+    llamacpp: RunningReplica,
+) -> None:
+    alone = msgspec.structs.replace(llamacpp.deployment, engine_settings={"prefix_caching": False})
+    request = chat("Say again: " + "the quick brown fox " * 12, max_tokens=2, temperature=0)
+    llamacpp.ask(request)
+    again = llamacpp.ask(request).reader.usage
+    assert 0 < again.cached_tokens < again.prompt_tokens
+    whole = dataclasses.replace(llamacpp, deployment=alone).ask(request).reader.usage
+    assert (whole.cached_tokens, whole.prompt_tokens) == (0, again.prompt_tokens)
 
 
 def _calls(events: list[Any]) -> list[Any]:

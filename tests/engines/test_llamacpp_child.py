@@ -45,3 +45,8 @@ def test_so_does_what_llama_cpp_guesses_by_itself(kind: SpeculationKind) -> None
 def test_an_embedding_fits_in_one_batch() -> None:
     p = llamacpp_child.parameters(config(embeddings=True), "")
     assert p.n_batch == p.n_ubatch == 1_024
+
+
+def test_without_prefix_caching_no_prompt_is_kept_in_memory() -> None:
+    assert llamacpp_child.parameters(config(), "").cache_ram_mib == 256
+    assert llamacpp_child.parameters(config(prefix_caching=False), "").cache_ram_mib == 0

@@ -120,7 +120,7 @@ def parameters(config: LlamaConfig, token: str) -> Any:
     p.cache_type_k = _KV_TYPES[config.cache_type_k]
     p.cache_type_v = _KV_TYPES[config.cache_type_v]
     p.flash_attn_type = _FLASH[config.flash_attention]
-    p.cache_ram_mib = config.cache_ram_mib
+    p.cache_ram_mib = config.cache_ram_mib if config.prefix_caching else 0
     _apply_fixed(p)
     guessed = 0
     if config.speculation != "off" and not config.embeddings:

@@ -1,5 +1,6 @@
 """What the llama.cpp process is told, and the engine settings that a deployment may set."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +23,9 @@ class LlamaSettings(
     # Quantized values need flash attention, which `auto` turns on where it can.
     cache_type_v: KvType = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
+    # Reuse what an earlier prompt began with. llama.cpp shares that between keys: how soon an answer comes may tell one
+    # key that another asked the like. Off, every prompt is read whole.
+    prefix_caching: bool = True
     # Prompts kept in RAM after their sequence was reused, beyond the KV cache itself; 0 keeps none.
     cache_ram_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
     # Logical and physical batch; embeddings use the context instead. Between two batches everybody who writes gets a
@@ -38,6 +42,11 @@ class LlamaSettings(
     speculation_match_tokens: Annotated[int, Meta(ge=0, le=1024)] = 0
     # Weights of the draft model, for `draft`.
     draft_path: str = ""
+
+
+def shares_prefixes(settings: Mapping[str, str | int | float | bool]) -> bool:
+    """What `prefix_caching` says in a deployment's settings, which may hold it as a word."""
+    return str(settings.get("prefix_caching", True)).lower() not in ("false", "0")
 
 
 class LlamaConfig(LlamaSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -12,7 +12,7 @@ from outpace.values.units import GIB
 
 MAIN_ENGINE, ENGINE = "llamacpp", "openvino"
 # The only engine settings that mean the same to both engines.
-_SHARED_SETTINGS = frozenset({"parallel", "context_tokens", "threads"})
+_SHARED_SETTINGS = frozenset({"parallel", "context_tokens", "threads", "prefix_caching"})
 
 
 def why_no_companion(spec: DeploymentSpec, found: Resolved) -> str | None:
