@@ -64,8 +64,12 @@ def test_only_what_was_asked_for_is_sent() -> None:
     }
 
 
-@pytest.mark.parametrize(("setting", "sent"), [(True, None), ("true", None), (False, False), ("false", False)])
-def test_prefixes_are_reused_unless_the_deployment_says_otherwise(setting: bool | str, sent: bool | None) -> None:
+@pytest.mark.parametrize(
+    ("setting", "sent"), [(True, None), ("true", None), (False, False), ("false", False)]
+)
+def test_prefixes_are_reused_unless_the_deployment_says_otherwise(
+    setting: bool | str, sent: bool | None
+) -> None:
     assert body_of(chat(), engine_settings={"prefix_caching": setting}).get("cache_prompt") is sent
 
 

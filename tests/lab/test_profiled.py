@@ -37,7 +37,7 @@ class Rig:
                 took_s=1.0,
                 load_s=1.0,
                 prefill_tokens_per_s=1.0,
-                points=(LoadPoint(users=1, output_tokens_per_s=1.0),),
+                points=tuple(LoadPoint(users=users, output_tokens_per_s=1.0) for users in (1, 2)),
                 speculation=tuple(points),
             )
         )
@@ -85,6 +85,9 @@ def test_a_profile_by_which_guesses_cannot_be_judged_is_a_part_of_one(
     conditions = msgspec.structs.replace(known.conditions, engine=engine)
     part = msgspec.structs.replace(known, conditions=conditions, speculation=points)
     assert is_partial(part) == is_part
+    # More at once may be better still.
+    wider = (*known.points, LoadPoint(users=4, output_tokens_per_s=2.0))
+    assert is_partial(msgspec.structs.replace(part, points=wider))
     # It counts as far as it goes, and says that it does not go far.
     assert rig.profiled.find(rig.variant).reason == PARTIAL
 

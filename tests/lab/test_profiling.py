@@ -8,7 +8,7 @@ from outpace.engines.registry import engine
 from outpace.lab.profiling import Sweep, go_on, profile
 from outpace.lab.replica import LabVariant
 from outpace.values.clock import SystemClock
-from outpace.values.profile import Conditions
+from outpace.values.profile import Conditions, LoadPoint
 
 
 def sweep(parallel: int, budget_s: float = 300.0, **settings: str | int | float | bool) -> Sweep:
@@ -61,6 +61,23 @@ async def test_what_was_left_out_is_measured_by_going_on() -> None:
     again = await go_on(half, sweep(1), engine("echo"), SystemClock())
     assert again.speculation[0] == whole.speculation[0]
     assert [point.workload for point in again.speculation] == ["code", "chat"]
+
+
+async def test_a_load_that_no_longer_fitted_is_measured_by_going_on() -> None:
+    cut = msgspec.structs.replace(
+        await profile(sweep(8), engine("echo"), SystemClock()),
+        points=(
+            LoadPoint(users=1, output_tokens_per_s=100.0),
+            LoadPoint(users=2, output_tokens_per_s=180.0),
+        ),
+    )
+    wider = await go_on(cut, sweep(8), engine("echo"), SystemClock())
+    assert [point.users for point in wider.points] == [1, 2, 4]
+    assert wider.points[:2] == cut.points
+    # A replica takes no more.
+    assert await go_on(cut, sweep(2), engine("echo"), SystemClock()) is cut
+    slow = msgspec.structs.replace(cut, prefill_tokens_per_s=10.0)
+    assert await go_on(slow, sweep(8, budget_s=30.0), engine("echo"), SystemClock()) is slow
 
 
 async def test_nothing_is_started_for_what_does_not_fit() -> None:

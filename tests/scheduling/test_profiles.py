@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from outpace.scheduling.profiles import (
     UNMEASURED,
     best_concurrency,
+    is_cut,
     refined,
     refusal,
     speculation_bands,
@@ -52,6 +53,25 @@ def test_the_best_number_at_once_is_the_fewest_that_is_nearly_fastest() -> None:
     assert best_concurrency(points((1, 100.0), (4, 97.0))) == 1
     assert best_concurrency(points((1, 50.0), (32, 300.0))) == 32
     assert best_concurrency(()) is None
+
+
+def test_where_speed_still_rose_at_the_last_load_nobody_knows_how_many_are_best() -> None:
+    assert is_cut(points((1, 50.0), (16, 150.0)))
+    assert not is_cut(points((1, 50.0), (8, 148.0), (16, 150.0)))
+    assert not is_cut(points((1, 50.0), (8, 150.0), (16, 90.0)))
+    assert not is_cut(points((1, 50.0), (32, 150.0)))
+    assert not is_cut(())
+    cut = Profile(
+        conditions=CONDITIONS,
+        measured_at=1.0,
+        took_s=30.0,
+        load_s=1.0,
+        prefill_tokens_per_s=500.0,
+        points=points((1, 50.0), (16, 150.0)),
+    )
+    assert variant_figures(cut).in_flight is None
+    whole = msgspec.structs.replace(cut, points=points((1, 50.0), (16, 150.0), (32, 140.0)))
+    assert variant_figures(whole).in_flight == 16
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ top_p 0.95, top_k 40, min_p 0.05).
   `dimensions`, parts that are no text, custom tools.
 The leg to llama.cpp is always a stream, folded for requests that do not stream: only a stream is given up when its
 connection closes (a plain request was seen to run to its end), counts every choice, and tells the prompt's length
-early. An embedding request runs to its end. Cached beginnings of prompts are shared between keys; setting `prefix_caching`
-ends that.
+early. An embedding request runs to its end. Cached beginnings of prompts are shared between keys; the setting
+`prefix_caching` ends that.
 """
 
 import re

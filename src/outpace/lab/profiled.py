@@ -19,6 +19,7 @@ from outpace.engines.speculation import (
 )
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiles import Found, ProfileStore
+from outpace.scheduling.profiles import is_cut
 from outpace.scheduling.speculation import MANY_USERS, choose_method
 from outpace.values.errors import InvalidInput
 from outpace.values.profile import Conditions, Profile
@@ -28,7 +29,7 @@ _SHA256_DIGITS = 64
 # A sweep has time for one method of speculation, on texts that are copied from and on those that are not.
 TRIED = ("ngram",)
 TEXTS = ("code", "chat")
-PARTIAL = "what guesses gain is not measured on all kinds of text yet"
+PARTIAL = "not all loads and kinds of text are measured yet"
 # Engines that start soon enough for a sweep.
 _MEASURED = frozenset({"llamacpp", "openvino"})
 # Set by the sweep itself: what it measures does not depend on them.
@@ -125,7 +126,9 @@ class Profiled:
 
 
 def is_partial(known: Profile) -> bool:
-    """Whether to guess cannot be decided by this profile: the time was too short on a slow machine."""
+    """How many are best at once, or whether to guess, is not known: the time was too short on a slow machine."""
+    if is_cut(known.points):
+        return True
     if known.conditions.engine not in METHODS:
         return False
     loads = {1} if known.conditions.engine in SWITCHED else {1, MANY_USERS}

@@ -17,15 +17,17 @@ from outpace.lab.profiled import TEXTS, TRIED
 from outpace.lab.prompts import filler
 from outpace.lab.replica import LabReplica, LabVariant, running
 from outpace.lab.workload import Conversation, Turn, conversations, named
+from outpace.scheduling.profiles import is_cut
 from outpace.scheduling.speculation import MANY_USERS
 from outpace.values.clock import Clock
 from outpace.values.errors import EngineFailed, InvalidInput
-from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
+from outpace.values.profile import LOADS, Conditions, LoadPoint, Profile, SpeculationPoint
 
-LOADS = (1, 2, 4, 8, 16, 32)
 BUDGET_S = 30.0
 # Of the budget: the rest is for speculation.
 _SPEEDS_SHARE = 0.4
+# Of a further one, what is left when the replicas are up.
+_STEPS_SHARE = 0.5
 _PREFILL_WORDS = 256
 _PREFILL_ROUNDS = 3
 _TOKENS = 16
@@ -116,23 +118,39 @@ async def profile(sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda 
 async def go_on(
     known: Profile, sweep: Sweep, engine: Engine, clock: Clock, say: Say = lambda what, share: None
 ) -> Profile:
-    """A profile with more of what speculation gains, in another budget; the same when nothing fits in one.
+    """A partial profile with more loads and more of what speculation gains, in another budget.
 
-    Raises EngineFailed, EngineTimedOut.
+    The same when nothing fits in one. Raises EngineFailed, EngineTimedOut.
     """
     timer = _Timer(sweep.budget_s, clock)
-    if not any(_fits(step, known, 0.5 * sweep.budget_s) for step in _pending(known, sweep)):
+    users = _next_load(known, sweep)
+    steps = [step for step in _pending(known, sweep) if _fits(step, known, _STEPS_SHARE * sweep.budget_s)]
+    if users is None and not steps:
         return known
     async with _client(sweep.variant, engine, clock) as (client, _):
-        found = await _speculation(sweep, engine, client, known, timer, clock, say)
-    if not found:
-        return known
+        made = known
+        if users is not None:
+            say(f"decode speed of {users} at once", timer.used)
+            point = _point(users, await _decode(client, users))
+            made = msgspec.structs.replace(known, points=(*known.points, point))
+        found = await _speculation(sweep, engine, client, made, timer, clock, say)
     return msgspec.structs.replace(
-        known,
+        made,
         measured_at=clock.wall_s(),
         took_s=known.took_s + timer.used * sweep.budget_s,
         speculation=(*known.speculation, *found),
     )
+
+
+def _next_load(known: Profile, sweep: Sweep) -> int | None:
+    """The load behind the last one, where speed was still rising and it fits in a sweep."""
+    if not is_cut(known.points):
+        return None
+    last = known.points[-1]
+    users = min(load for load in LOADS if load > last.users)
+    reading_s = users * _PROMPT_TOKENS["chat"] / max(known.prefill_tokens_per_s, 1e-9)
+    seconds = reading_s + users * _TOKENS / last.output_tokens_per_s
+    return users if users <= sweep.variant.parallel and seconds < _SPEEDS_SHARE * sweep.budget_s else None
 
 
 class _Timer:

@@ -5,7 +5,7 @@ from statistics import median
 
 import msgspec
 
-from outpace.values.profile import Conditions, LoadPoint, Profile, SpeculationPoint
+from outpace.values.profile import LOADS, Conditions, LoadPoint, Profile, SpeculationPoint
 from outpace.values.snapshot import GuessGain, SpeculationBand
 
 # More users than this share of the highest throughput needs would only wait longer for their tokens.
@@ -37,7 +37,7 @@ def variant_figures(profile: Profile | None) -> VariantFigures:
         speeds=tuple((point.users, point.output_tokens_per_s) for point in profile.points),
         prefill_tokens_per_s=profile.prefill_tokens_per_s,
         read_per_output=profile.read_per_output,
-        in_flight=best_concurrency(profile.points),
+        in_flight=None if is_cut(profile.points) else best_concurrency(profile.points),
         speculation=speculation_bands(profile.speculation),
     )
 
@@ -48,6 +48,17 @@ def best_concurrency(points: Sequence[LoadPoint]) -> int | None:
         return None
     enough = _ENOUGH * max(point.output_tokens_per_s for point in points)
     return min(point.users for point in points if point.output_tokens_per_s >= enough)
+
+
+def is_cut(points: Sequence[LoadPoint]) -> bool:
+    """The time ended at a load that was clearly better than the one before: more at once may be better still.
+
+    How many are best at once is then not known.
+    """
+    if not points or points[-1].users >= LOADS[-1]:
+        return False
+    before = max((point.output_tokens_per_s for point in points[:-1]), default=0.0)
+    return before < _ENOUGH * points[-1].output_tokens_per_s
 
 
 def speculation_bands(points: Sequence[SpeculationPoint]) -> tuple[SpeculationBand, ...]:

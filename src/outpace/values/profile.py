@@ -2,6 +2,9 @@
 
 import msgspec
 
+# Requests at once that a sweep measures, as far as its time goes.
+LOADS = (1, 2, 4, 8, 16, 32)
+
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile depends on; another value of any of them is another profile."""
