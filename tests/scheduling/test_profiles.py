@@ -42,15 +42,15 @@ def test_a_profile_fills_the_fields_of_a_variant() -> None:
     figures = variant_figures(profile((1, 100.0), (8, 170.0), (16, 172.0)))
     assert figures.speeds == ((1, 100.0), (8, 170.0), (16, 172.0))
     assert figures.prefill_tokens_per_s == 900.0
-    assert figures.in_flight == 8
+    assert figures.in_flight == 16
     assert [(band.method, band.most_users, band.gain) for band in figures.speculation] == [
         ("ngram_simple", 1, 1.5)
     ]
     assert variant_figures(None) == UNMEASURED
 
 
-def test_the_best_number_at_once_is_the_fewest_that_is_nearly_fastest() -> None:
-    assert best_concurrency(points((1, 100.0), (4, 97.0))) == 1
+def test_the_best_number_at_once_is_the_most_that_is_nearly_fastest() -> None:
+    assert best_concurrency(points((1, 100.0), (4, 97.0), (8, 90.0))) == 4
     assert best_concurrency(points((1, 50.0), (32, 300.0))) == 32
     assert best_concurrency(()) is None
 

@@ -8,7 +8,8 @@ import msgspec
 from outpace.values.profile import LOADS, Conditions, LoadPoint, Profile, SpeculationPoint
 from outpace.values.snapshot import GuessGain, SpeculationBand
 
-# More users than this share of the highest throughput needs would only wait longer for their tokens.
+# A load with this share of the highest throughput is as good as the best. Sweeps ask for short answers: where those
+# gain nothing by more at once, longer ones still do.
 _ENOUGH = 0.95
 # A live figure moves the profile by this share of the difference: a hundred answers replace a sweep.
 _LIVE_WEIGHT = 0.03
@@ -43,11 +44,11 @@ def variant_figures(profile: Profile | None) -> VariantFigures:
 
 
 def best_concurrency(points: Sequence[LoadPoint]) -> int | None:
-    """The fewest requests at once that give nearly the highest throughput; None when nothing was measured."""
+    """The most requests at once that give nearly the highest throughput; None when nothing was measured."""
     if not points:
         return None
     enough = _ENOUGH * max(point.output_tokens_per_s for point in points)
-    return min(point.users for point in points if point.output_tokens_per_s >= enough)
+    return max(point.users for point in points if point.output_tokens_per_s >= enough)
 
 
 def is_cut(points: Sequence[LoadPoint]) -> bool:
