@@ -12,6 +12,7 @@ Rates are by the usage that each server reports; the ratio is the median over ne
 import argparse
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def row(rival: str, runs: list[Run], users: int) -> dict[str, Any]:
             "rounds_tokens_per_s": [each.output_tokens_per_s for each in run.rounds],
             "ttft_p50_ms": run.middle.ttft_ms.p50 if run.middle.ttft_ms else None,
             "itl_p50_ms": run.middle.itl_ms.p50 if run.middle.itl_ms else None,
-            "errors": sum(each.errors for each in run.rounds),
+            "errors": dict(sum((Counter(each.error_texts) for each in run.rounds), Counter())),
         }
     return found
 
@@ -124,7 +125,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         "ratio",
         "TTFT p50 ms (rival)",
         "ITL p50 ms (rival)",
-        "errors",
+        "errors (rival)",
     )
     for each in rows:
         ours, theirs = each[PLATFORM], each["theirs"]
@@ -135,9 +136,13 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             f"{each['ratio']:.2f}",
             f"{ours['ttft_p50_ms']:.0f} ({theirs['ttft_p50_ms']:.0f})",
             f"{ours['itl_p50_ms']:.1f} ({theirs['itl_p50_ms']:.1f})",
-            str(ours["errors"] + theirs["errors"]),
+            f"{sum(ours['errors'].values())} ({sum(theirs['errors'].values())})",
         )
     console.print(table)
+    for each in rows:
+        for side in (PLATFORM, "theirs"):
+            for text, count in each[side]["errors"].items():
+                console.print(f"{count} of {each['rival'] if side == 'theirs' else side}: {text}")
 
 
 async def measured(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
