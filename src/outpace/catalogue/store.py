@@ -2,9 +2,7 @@
 
 import contextlib
 import fcntl
-import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -17,12 +15,14 @@ from outpace.catalogue.cards import Weights
 from outpace.catalogue.sources import FetchOrder, can_resume, describe, fetch
 from outpace.catalogue.sources.order import Fetched, require_space, sha256_of
 from outpace.values.clock import Clock, SystemClock, sleep_blocking
-from outpace.values.errors import OutpaceError, SourceUnreachable, StorageFailed, WeightsInvalid
+from outpace.values.disk import bytes_below, sync, write_whole, writing_weights
+from outpace.values.errors import OutpaceError, SourceUnreachable, WeightsInvalid
 
 Phase = Literal["waiting", "downloading", "verifying"]
 _POLL_S = 0.1
 _RECORD = "artifact.json"
 _WEIGHTS = "weights.gguf"
+_ELSEWHERE = "set OUTPACE_HOME to another folder"
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class ArtifactStore:
         record = self._record(digest)
         path = self._place(digest) / _WEIGHTS
         if not _looks_like(path, record):
-            with _writing(self._folder):
+            with writing_weights(self._folder, _ELSEWHERE):
                 self._verify_content(path, record, watch_nothing)
         return path
 
@@ -91,7 +91,7 @@ class ArtifactStore:
         Another process that is fetching the same is waited for. Raises SourceUnreachable, WeightsInvalid,
         StorageFailed, or what `watch` raises; nothing half-made stays except what a next pull continues.
         """
-        with _writing(self._folder), self._alone(weights, watch):
+        with writing_weights(self._folder, _ELSEWHERE), self._alone(weights, watch):
             path = self._present(weights, watch, verify=verify)
             if path is None:
                 path = self._fetch_any(model, weights, watch)
@@ -147,7 +147,7 @@ class ArtifactStore:
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / _key(weights)).open("w") as lock:
             while not _try_lock(lock.fileno()):
-                watch(Progress("waiting", _bytes_below(self._staging(weights)), weights.size_bytes))
+                watch(Progress("waiting", bytes_below(self._staging(weights)), weights.size_bytes))
                 sleep_blocking(_POLL_S)
             yield
 
@@ -190,7 +190,7 @@ class ArtifactStore:
             verified_at=self._clock.wall_s(),
             lineage=lineage,
         )
-        _write_whole(path.with_name(_RECORD), msgspec.json.encode(record))
+        write_whole(path.with_name(_RECORD), msgspec.json.encode(record))
 
     def _note_model(self, model: str, weights: Weights) -> None:
         digest = self._digest(weights)
@@ -227,7 +227,7 @@ class ArtifactStore:
     def _fetch(self, model: str, weights: Weights, index: int, watch: Watch) -> Path:
         """One source. What is wrong after continuing an old partial file may be right from the start."""
         folder = self._staging(weights) / str(index)
-        had_partial = can_resume(weights.sources[index]) and _bytes_below(folder) > 0
+        had_partial = can_resume(weights.sources[index]) and bytes_below(folder) > 0
         try:
             return self._fetch_once(model, weights, index, watch)
         except WeightsInvalid:
@@ -245,7 +245,7 @@ class ArtifactStore:
 
         is_kept = can_resume(source)
         try:
-            require_space(folder, (weights.size_bytes or 0) - _bytes_below(folder))
+            require_space(folder, (weights.size_bytes or 0) - bytes_below(folder))
             fetched = fetch(source, FetchOrder(folder=folder, size_bytes=weights.size_bytes, report=report))
             _check_content(model, weights, fetched)
             is_kept = False
@@ -264,17 +264,17 @@ class ArtifactStore:
         path = folder / _WEIGHTS
         fetched.path.replace(path)
         path.chmod(0o444)
-        _sync(path)
+        sync(path)
         self._write_record(path, fetched.sha256, (lineage,))
         place = self._place(fetched.sha256)
         place.parent.mkdir(exist_ok=True)
         if not _looks_like(place / _WEIGHTS, self._record(fetched.sha256)):
             shutil.rmtree(place, ignore_errors=True)
             folder.rename(place)
-            _sync(place.parent)
+            sync(place.parent)
         if not weights.sha256:
             self._pin(weights).parent.mkdir(exist_ok=True)
-            _write_whole(self._pin(weights), fetched.sha256.encode())
+            write_whole(self._pin(weights), fetched.sha256.encode())
         return place / _WEIGHTS
 
 
@@ -316,42 +316,3 @@ def _try_lock(fileno: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of all files below `folder`; they may vanish meanwhile."""
-    total_bytes = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total_bytes += path.stat().st_size if path.is_file() else 0
-    return total_bytes
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace `path` so that a reader and a power cut see the old content or the new."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    fileno = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fileno)
-    finally:
-        os.close(fileno)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageFailed(
-            f"cannot write weights to {folder}: {error.strerror or error}; free some space, "
-            "or set OUTPACE_HOME to another folder"
-        ) from error

@@ -21,6 +21,7 @@ import msgspec
 
 from outpace.fleet.artifacts import Artifact, Piece, Source, require_safe
 from outpace.values.clock import Clock
+from outpace.values.disk import bytes_below, sync, writing_weights
 from outpace.values.errors import OutpaceError, SourceUnreachable, StorageFailed, WeightsInvalid
 from outpace.values.units import MIB
 
@@ -32,6 +33,7 @@ UNUSED_S = 7 * 24 * 3600.0
 SHARE_OF_DISK = 0.25
 _SPARE_BYTES = 64 * MIB
 _CHUNK_BYTES = 1 * MIB
+_ELSEWHERE = "let the machine join again with another --weights-dir"
 _AGAIN_S = 0.2
 # Failures in a row without a byte between them.
 _MOST_FAILURES = 5
@@ -82,7 +84,7 @@ class FetchedStore:
         source is kept, and the next `bring` goes on from there.
         """
         require_safe(artifact)
-        with _storing(self.folder):
+        with writing_weights(self.folder, _ELSEWHERE):
             for name in ("sha256", "staging", "locks"):
                 (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(
@@ -126,7 +128,7 @@ class FetchedStore:
                 raise WeightsInvalid(
                     f"{place} was cut or changed; stop the replicas that use it, or remove it"
                 )
-            report(_bytes_below(self._staging(artifact)), artifact.size_bytes)
+            report(bytes_below(self._staging(artifact)), artifact.size_bytes)
             await self._clock.sleep(_AGAIN_S)
 
     def _staging(self, artifact: Artifact) -> Path:
@@ -136,7 +138,7 @@ class FetchedStore:
         """All files to the staging folder, then that into its place."""
         staging = self._staging(artifact)
         staging.mkdir(mode=0o700, exist_ok=True)
-        missing_bytes = artifact.size_bytes - _bytes_below(staging)
+        missing_bytes = artifact.size_bytes - bytes_below(staging)
         await asyncio.to_thread(self.collect, max(0, missing_bytes + _SPARE_BYTES - self._free_bytes()))
         self._require_space(missing_bytes)
         fetch = _Fetch(artifact, source, staging, report, self._clock)
@@ -169,12 +171,12 @@ class FetchedStore:
         for place in (self.folder / "sha256").glob("*"):
             lock = self.folder / "locks" / place.name
             used_at = lock.stat().st_mtime if lock.exists() else 0.0
-            yield Kept(sha256=place.name, size_bytes=_bytes_below(place), used_at=used_at)
+            yield Kept(sha256=place.name, size_bytes=bytes_below(place), used_at=used_at)
         # What a fetch left that nobody went on with.
         for staging in (self.folder / "staging").glob("*"):
             if not (self.folder / "sha256" / staging.name).exists():
                 used_at = staging.stat().st_mtime
-                yield Kept(sha256=staging.name, size_bytes=_bytes_below(staging), used_at=used_at)
+                yield Kept(sha256=staging.name, size_bytes=bytes_below(staging), used_at=used_at)
 
     def _is_unused(self, digest: str) -> bool:
         with self._locked(digest) as is_ours:
@@ -313,10 +315,10 @@ def _settle(staging: Path, place: Path) -> None:
     for path in staging.rglob("*"):
         if path.is_file():
             path.chmod(0o444)
-            _sync(path)
+            sync(path)
     shutil.rmtree(place, ignore_errors=True)
     staging.rename(place)
-    _sync(place.parent)
+    sync(place.parent)
 
 
 def _lost(source: Source, piece: Piece, error: BaseException) -> OutpaceError:
@@ -343,30 +345,3 @@ def _try(lock: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _bytes_below(folder: Path) -> int:
-    total_bytes = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total_bytes += path.stat().st_size if path.is_file() else 0
-    return total_bytes
-
-
-def _sync(path: Path) -> None:
-    fileno = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fileno)
-    finally:
-        os.close(fileno)
-
-
-@contextlib.contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageFailed(
-            f"cannot write weights to {folder}: {error.strerror or error}; free some space, or let the machine "
-            "join again with another --weights-dir"
-        ) from error

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from outpace.values.clock import Clock, SystemClock
+from outpace.values.disk import sync
 from outpace.values.errors import Conflict, OutpaceError, StorageFailed, WeightsInvalid
 
 _RECORD = "artifact.json"
@@ -171,11 +171,11 @@ class MadeStore:
         is_single = len(record.files) == 1
         record = msgspec.structs.replace(record, sha256=record.files[0].sha256 if is_single else whole)
         (staging / _RECORD).write_bytes(msgspec.json.encode(record))
-        _sync(staging / _RECORD)
+        sync(staging / _RECORD)
         place = self._folder / lineage.key
         shutil.rmtree(place, ignore_errors=True)
         staging.rename(place)
-        _sync(self._folder)
+        sync(self._folder)
         return MadeArtifact(path=_payload(place, record), record=record, was_present=False)
 
     def _require_space(self, needed_bytes: int) -> None:
@@ -260,7 +260,7 @@ def _sealed(folder: Path) -> Iterator[MadeFile]:
         raise NothingMade("the quantizer wrote no file")
     for path in paths:
         path.chmod(0o444)
-        _sync(path)
+        sync(path)
         status = path.stat()
         yield MadeFile(str(path.relative_to(folder)), sha256_of(path), status.st_size, status.st_mtime_ns)
 
@@ -285,11 +285,3 @@ def _record(place: Path, kind: type[_R]) -> _R:
 
 def _payload(place: Path, record: Made) -> Path:
     return place / record.files[0].name if len(record.files) == 1 else place
-
-
-def _sync(path: Path) -> None:
-    fileno = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fileno)
-    finally:
-        os.close(fileno)

@@ -1,13 +1,13 @@
 """A gate's outcome with its evidence, and where verdicts are kept."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from outpace.precision.limits import limits_sha256
+from outpace.values.disk import write_whole
 from outpace.values.errors import StorageFailed
 
 Outcome = Literal["pass", "refuse", "undecided"]
@@ -131,16 +131,10 @@ class VerdictStore:
     def keep(self, verdict: Verdict) -> Path:
         """Write it whole or not at all. Raises StorageFailed."""
         path = self._folder / f"{verdict.subject.key}.json"
-        part = path.with_suffix(f".{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(verdict)))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_whole(path, msgspec.json.format(msgspec.json.encode(verdict)))
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise StorageFailed(f"cannot keep the verdict: {error.strerror or error}") from error
         return path
 
