@@ -2,7 +2,7 @@
 
 import pytest
 
-from outpace.planner.engines import asked_version, version_name
+from outpace.planner.engines import asked_version, dated_build, version_name
 from outpace.values.errors import InvalidInput
 
 
@@ -49,3 +49,17 @@ def test_a_version_may_be_asked_for_or_left_open(written: str, named: str) -> No
 def test_what_is_no_version_is_refused_by_name(written: str) -> None:
     with pytest.raises(InvalidInput, match=r"engine-version: .* is not a version"):
         asked_version(written)
+
+
+@pytest.mark.parametrize(
+    ("version", "notes", "named"),
+    [
+        ("nightly-dev", "image=lmsysorg/sglang:nightly-dev-cu13-20260317-1eea7448", "nightly 20260317"),
+        ("nightly-dev-20260317-1eea7448", "", "nightly 20260317"),
+        ("nightly-dev", "", "nightly-dev"),
+        ("nightly-5b8c30d62b754b57", "image=vllm/vllm-openai:nightly-5b8c30d6", "nightly-5b8c30d62b754b57"),
+        ("0.5.9", "image=lmsysorg/sglang:v0.5.9-cu130", "0.5.9"),
+    ],
+)
+def test_nightly_builds_are_told_apart_by_their_day(version: str, notes: str, named: str) -> None:
+    assert dated_build(version, notes) == named

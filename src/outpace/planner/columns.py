@@ -62,6 +62,8 @@ class Columns:
     slo_itl_s: Numbers
     chunk_share: Numbers
     run_requests: Numbers
+    poll_steps: Numbers
+    is_cold: Numbers
 
     def pick(self, rows: NDArray[np.intp]) -> "Columns":
         """The columns of some rows."""
@@ -113,6 +115,8 @@ def _row(setup: Setup) -> tuple[float, ...]:
         setup.slo_itl_ms / 1e3,
         setup.generation.small_chunk_share if _is_small(setup) else 1.0,
         setup.run_requests,
+        setup.poll_steps,
+        float(setup.is_cold),
     )
 
 

@@ -1,8 +1,8 @@
 """Runs that were published twice: one is kept, or none where the same figures stand for different things.
 
-Tables are merged from other tables, so one run comes again under another spelling of its version or layout. Two runs
-do not agree in every digit: rows whose figures (time to the first token, time between tokens, …) have seven digits
-together and are equal for equal lengths are one run.
+Tables are merged from other tables, so one run comes again under another spelling of its version or layout, or rounded
+to a hundredth. Two runs do not agree in every digit: rows whose figures (time to the first token, time between tokens,
+…) have seven digits together and are equal for equal lengths are one run.
 """
 
 from collections import Counter, defaultdict
@@ -16,6 +16,8 @@ CONTRADICTED = "equal to the last digit on another device or of another model; o
 # Of a million pairs of runs with the same lengths one agrees by chance in six digits; in seven hardly any.
 _TELLING_DIGITS = 7
 _LEAST_FIGURES = 2
+# Decimals that tables which copy others keep.
+_KEPT_DECIMALS = 2
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class Run:
     @property
     def figures(self) -> tuple[object, ...]:
         """The metrics with their values, and the lengths that they belong to."""
-        measured = zip((setup.metric.name for setup in self.setups), self.values, strict=True)
+        measured = zip((setup.metric.name for setup in self.setups), self._kept, strict=True)
         return *measured, self.setups[0].isl, self.setups[0].osl
 
     @property
     def is_telling(self) -> bool:
         """Whether another run with these very figures is the same run."""
-        digits = sum(_digits(value) for value in self.values)
+        digits = sum(_digits(value) for value in self._kept)
         return len(self.values) >= _LEAST_FIGURES and digits >= _TELLING_DIGITS
+
+    @property
+    def _kept(self) -> tuple[float, ...]:
+        return tuple(round(value, _KEPT_DECIMALS) for value in self.values)
 
 
 def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
@@ -61,10 +67,11 @@ def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
     return [run for run in runs if id(run) not in reasons], left_out
 
 
-def _said(run: Run) -> tuple[bool, int, int]:
-    """How much a row says of its setup: a layout that needs no second reading, the version, the notes."""
+def _said(run: Run) -> tuple[int, bool, int, int]:
+    """How much a row says: all digits, a layout that needs no second reading, the version, the notes."""
     first = run.setups[0]
-    return not first.reading, len(first.case.engine_version), len(first.case.notes)
+    digits = sum(_digits(value) for value in run.values)
+    return digits, not first.reading, len(first.case.engine_version), len(first.case.notes)
 
 
 def _digits(value: float) -> int:

@@ -14,6 +14,7 @@ _PORTS = {("vllm", "AMD"): "vllm-rocm", ("vllm", "Huawei"): "vllm-ascend", ("vll
 _NEWEST = (10**6,)
 # A dash alone does not do: `vllm-v1` is a generation's name.
 _INNER_VERSION = re.compile(r"(?: |-(?=v?\d+\.))v?(\d.*)")
+_BUILD_DAY = re.compile(r"\bnightly\S*?-(20\d{6})\b")
 # What is written where no version is known. `latest` and `nightly` are not of these: they name what is newer.
 _NO_VERSION = ("", "-", "?", "any", "n/a", "none", "unknown")
 # What names a version without a number: whatever is newest.
@@ -37,6 +38,8 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     small_devices: tuple[str, ...] = ()
     small_max_sequences: int = 0
     small_chunk_share: float = 1.0
+    # Compiles kernels when a shape is first asked for, not when it starts.
+    compiles_late: bool = False
 
     def is_small(self, device: str, memory_gib: float) -> bool:
         """Whether a device gets the defaults for small ones."""
@@ -73,6 +76,14 @@ def version_name(engine: str, version: str) -> str:
         found = _INNER_VERSION.search(engine.strip().lower())
         written = found[1] if found else ""
     return re.sub(r"^v(?=\d)", "", written)
+
+
+def dated_build(version: str, notes: str) -> str:
+    """A nightly version by the day of its build, which the version's name or the image noted says."""
+    if not version.startswith("nightly"):
+        return version
+    day = _BUILD_DAY.search(version) or _BUILD_DAY.search(notes)
+    return f"nightly {day[1]}" if day else version
 
 
 def asked_version(written: str) -> str:

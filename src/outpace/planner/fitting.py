@@ -57,13 +57,19 @@ class Evidence:
 
 
 def evidence(rows: Sequence[Measurement]) -> Evidence:
-    """Prepare rows; a source with many rows of a quantity counts as the square root of their number."""
+    """Prepare rows; a source with many rows of a quantity counts as the square root of their number.
+
+    How long an engine compiles within a measurement is no property of serving: such rows teach nothing.
+    """
     keys = [(row.case.id[:3], row.setup.metric.quantity) for row in rows]
     counts = Counter(keys)
     weights = np.array([counts[key] ** -0.5 for key in keys])
+    weights = np.where([row.setup.is_compiling for row in rows], 0.0, weights)
     values = np.log([row.value for row in rows])
     setups = [row.setup for row in rows]
-    return Evidence(tuple(rows), batch(setups), values, weights / weights.mean() * 0.1, cells(setups))
+    return Evidence(
+        tuple(rows), batch(setups), values, weights / weights[weights > 0].mean() * 0.1, cells(setups)
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from outpace.values.errors import InvalidInput
 FILES = ("throughput.csv", "latency.csv", "latency_inferencex.csv")
 _STATISTICS = {"mean": "mean", "p50": "p50", "p99": "p99", "mean_tpot": "mean", "p95": "p95"}
 
+# InferenceX sends requests ahead of its measurement since; before, kernels were compiled within the first ones.
+_WARMED_SINCE = "2026-01-21"
+_NOT_WARMED = "no warm-up"
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -115,6 +119,8 @@ def _latencies(base: Case, fields: dict[str, str]) -> Iterator[tuple[Case, float
 def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
     tp = _degree(fields["tp"])
     layout = f"attention-dp={_degree(fields['attn_dp'])} ep={_degree(fields['moe_ep'])}; {fields['notes']}"
+    if fields["measured"] and fields["measured"] < _WARMED_SINCE:
+        layout = f"{layout}; {_NOT_WARMED}"
     base = Case(
         id=fields["id"],
         model=fields["model"],

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from outpace.planner.columns import Columns, Numbers, columns, load_mask, quantity_mask
+from outpace.planner.columns import Columns, Flags, Numbers, columns, load_mask, quantity_mask
 from outpace.planner.quantities import FITTED, group_of
 from outpace.planner.service import Loads, Service, serve
 from outpace.planner.setups import Load, Quantity, Setup
@@ -67,13 +67,19 @@ class Batch:
         """What every setup delivers."""
         return serve(self.at, rates, self.loads)
 
+    @cached_property
+    def _asks_throughput(self) -> Flags:
+        return quantity_mask(self.setups, Quantity.THROUGHPUT)
+
+    @cached_property
+    def _asks_ttft(self) -> Flags:
+        return quantity_mask(self.setups, Quantity.TTFT)
+
     def log_metric(self, rates: Mapping[str, Numbers]) -> Numbers:
         """The natural logarithm of the asked metric, in its unit."""
         service = self.serve(rates)
-        throughput = quantity_mask(self.setups, Quantity.THROUGHPUT)
-        first = quantity_mask(self.setups, Quantity.TTFT)
-        latency = np.where(first, service.ttft_s, service.itl_s) * _MS
-        value = np.where(throughput, service.tokens_per_s * self.scale, latency)
+        latency = np.where(self._asks_ttft, service.ttft_s, service.itl_s) * _MS
+        value = np.where(self._asks_throughput, service.tokens_per_s * self.scale, latency)
         return np.log(np.maximum(value, _SMALLEST)) + np.log(rates["level"])
 
 

@@ -44,6 +44,7 @@ FITTED: dict[str, Quantified] = {
     "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),
     "first": Quantified(1.0, 0.2, (("generation", 0.2),)),
     "door": Quantified(12e-3, 0.7, (("generation", 0.5), ("method", 0.7))),
+    "compile": Quantified(2e-2, 1.0, (("generation", 1.0), ("family", 1.0))),
     "tokenize": Quantified(3e-6, 0.7, (("generation", 0.3), ("method", 0.3))),
     "bunching": Quantified(0.08, 0.7, (("generation", 0.5), ("method", 0.7))),
     "wait": Quantified(0.7, 0.5, (("generation", 0.3), ("method", 0.3))),

@@ -96,10 +96,14 @@ def _held(at: Columns) -> Numbers:
 
 
 def _first_s(at: Columns, rates: Rates, prompt: Prefill, now: _Steady) -> Numbers:
-    """To the first token without a queue: the door, the prompt, and the rest of the step under way."""
+    """To the first token without a queue: the door, the prompt, and the rest of the step under way.
+
+    A scheduler that looks for arrivals every few steps only lets them wait for half of those besides. Without a
+    warm-up the first of many requests wait for kernels to be compiled, which the mean shares out.
+    """
     alone = rates["door"] + rates["tokenize"] * at.isl + rates["first"] * prompt.work_s + prompt.fixed_s
-    first: Numbers = alone + rates["wait"] * now.itl_s
-    return first
+    first: Numbers = alone + (rates["wait"] + (at.poll_steps - 1) / 2) * now.itl_s
+    return first + at.is_cold * rates["compile"]
 
 
 def _balanced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers:

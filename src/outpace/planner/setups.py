@@ -12,6 +12,7 @@ from outpace.hardware.devices import Device, device
 from outpace.planner.architectures import named_model
 from outpace.planner.cases import Case
 from outpace.planner.engines import Generation, generation
+from outpace.planner.recipes import Start, poll_steps
 from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
 from outpace.precision.memory import MemoryUse, Split, memory_use, weight_bytes
 from outpace.values.architecture import Architecture
@@ -108,11 +109,20 @@ class Setup:
     reading: str
     run_requests: float
     method: str
+    # Decode steps between two looks at what has arrived.
+    poll_steps: float = 1.0
+    # Whether the first requests of the measurement were the engine's first, within which kernels are compiled.
+    is_cold: bool = False
 
     @property
     def has_varied_lengths(self) -> bool:
         """Whether requests differ in length: means of a data set are not whole, fixed lengths are."""
         return not (self.isl.is_integer() and self.osl.is_integer()) or "sharegpt" in self.method
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether the time to the first token holds the compilation of kernels: up to minutes, shared out."""
+        return self.is_cold and self.generation.compiles_late and self.metric.quantity is Quantity.TTFT
 
     @property
     def memory(self) -> MemoryUse:
@@ -141,13 +151,15 @@ def resolve(case: Case) -> Setup:
     if _whole_concurrency(notes) and split.attention_dp == 1 and named.shape.moe_layers:
         # Callers per attention group: the tensor-parallel devices of the row are the groups.
         split = Split(attention_dp=split.tp, pp=split.pp)
+    made = generation(case.engine, case.engine_version, on.vendor)
+    start = Start(engine=made.name, device=on.name, model=named.shape.name, stored=stored.name, tp=split.tp)
     return Setup(
         case=case,
         shape=named.shape,
         device=on,
         weights=stored,
         kv=_kv(case.kv_precision),
-        generation=generation(case.engine, case.engine_version, on.vendor),
+        generation=made,
         split=split,
         replicas=replicas,
         isl=isl,
@@ -163,6 +175,8 @@ def resolve(case: Case) -> Setup:
         reading=reading,
         run_requests=_run_requests(load, notes),
         method=_method(notes),
+        poll_steps=poll_steps(start, concurrency, notes) if load is Load.CLOSED else 1.0,
+        is_cold="no warm-up" in notes,
     )
 
 

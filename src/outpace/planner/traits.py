@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from outpace.planner.engines import version_name
+from outpace.planner.engines import dated_build, version_name
 from outpace.planner.setups import Quantity, Setup
 
 
@@ -130,7 +130,8 @@ def kind_of(setup: Setup) -> str:
 def version_of(setup: Setup) -> str:
     """The engine generation with the version in one spelling; runs that name none are told apart by their engine."""
     case = setup.case
-    named = version_name(case.engine, case.engine_version) or case.engine.strip().lower()
+    written = version_name(case.engine, case.engine_version) or case.engine.strip().lower()
+    named = dated_build(written, case.notes)
     return f"{setup.generation.name} {named}".strip()
 
 

@@ -1,0 +1,106 @@
+"""How published runs start an engine: how often it looks for arrivals, and whether it was warm."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.planner.samples import case
+
+from outpace.planner.cases import Case
+from outpace.planner.groundtruth import read_ground_truth
+from outpace.planner.model import batch
+from outpace.planner.setups import resolve
+
+_FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def deepseek(**changes: str) -> Case:
+    """Callers of DeepSeek on eight B200, asking for the first token."""
+    fields = {
+        "model": "DeepSeek-R1",
+        "gpu": "B200-SXM-180GB",
+        "n_gpus": "8",
+        "tp": "8",
+        "weights_precision": "fp8",
+    }
+    engine = {"engine": "sglang", "engine_version": "0.5.9", "isl": "1024", "osl": "1024"}
+    return case(**{**fields, **engine, "metric": "ttft_ms_mean", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"batch_or_concurrency": "8"}, 10),
+        ({"batch_or_concurrency": "16"}, 30),
+        ({"tp": "4", "n_gpus": "4"}, 10),
+        ({"tp": "4", "n_gpus": "4", "weights_precision": "fp4"}, 30),
+        ({"gpu": "H200-SXM-141GB"}, 1),
+        ({"model": "GLM-5"}, 1),
+        ({"engine": "trtllm"}, 1),
+        ({"batch_or_concurrency": "all(100)"}, 1),
+        ({"notes": "flags: --scheduler-recv-interval 5"}, 5),
+        ({"gpu": "H200-SXM-141GB", "notes": "flags: --scheduler-recv-interval=7"}, 7),
+        ({"notes": "flags: --scheduler-recv-interval 0"}, 1),
+    ],
+)
+def test_how_often_arrivals_are_looked_for_is_noted_or_follows_the_recipe(
+    changes: dict[str, str], steps: float
+) -> None:
+    assert resolve(deepseek(**{"batch_or_concurrency": "16", **changes})).poll_steps == steps
+
+
+def served(asked: Case) -> tuple[float, float]:
+    prepared = batch([resolve(asked)])
+    service = prepared.serve(prepared.rates({}))
+    return float(service.ttft_s[0]), float(service.itl_s[0])
+
+
+def test_who_arrives_between_two_looks_waits_for_half_of_the_steps() -> None:
+    seldom, pace = served(deepseek(notes="flags: --scheduler-recv-interval 21"))
+    always, same = served(deepseek(notes="flags: --scheduler-recv-interval 1"))
+    assert pace == same
+    assert seldom - always == pytest.approx(10 * pace)
+
+
+def test_kernels_compiled_within_a_run_delay_the_first_token_only() -> None:
+    cold, warm = deepseek(notes="no warm-up"), deepseek()
+    compiling = batch([resolve(cold)]).rates({})["compile"][0]
+    assert served(cold)[0] - served(warm)[0] == pytest.approx(compiling)
+    assert served(cold)[1] == served(warm)[1]
+
+
+def test_first_tokens_of_an_engine_that_compiles_late_teach_nothing() -> None:
+    first, pace = deepseek(notes="no warm-up"), deepseek(notes="no warm-up", metric="itl_ms_mean")
+    assert resolve(first).is_compiling
+    assert not resolve(pace).is_compiling
+    assert not resolve(deepseek(notes="no warm-up", engine="vLLM")).is_compiling
+    assert not resolve(deepseek()).is_compiling
+
+
+@pytest.mark.parametrize(("day", "is_cold"), [("2025-11-02", True), ("2026-01-21", False), ("", False)])
+def test_runs_before_the_source_warmed_up_are_cold(day: str, is_cold: bool, tmp_path: Path) -> None:
+    for name in ("throughput.csv", "latency.csv"):
+        (tmp_path / name).write_bytes((_FIXTURES / name).read_bytes())
+    names = (_FIXTURES / "latency_inferencex.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    asked = deepseek()
+    row = {
+        **{name: getattr(asked, name) for name in names if hasattr(asked, name)},
+        **{
+            "id": "SIL-X",
+            "measured": day,
+            "mode": "agg",
+            "moe_ep": "1",
+            "ttft_ms": "180.5",
+            "tpot_ms": "9.25",
+        },
+    }
+    line = ",".join(row.get(name, "") for name in names)
+    (tmp_path / "latency_inferencex.csv").write_text(",".join(names) + "\n" + line + "\n", encoding="utf-8")
+    found = [row.setup for row in read_ground_truth(tmp_path).rows if row.case.id == "SIL-X"]
+    assert [setup.is_cold for setup in found] == [is_cold, is_cold]
+
+
+def test_a_case_without_any_of_it_is_served_as_before() -> None:
+    prepared = batch([resolve(case())])
+    assert np.array_equal(prepared.at.poll_steps, [1.0])
+    assert np.array_equal(prepared.at.is_cold, [0.0])
