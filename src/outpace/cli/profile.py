@@ -39,7 +39,7 @@ def profile(
     """Measure prefill, decode speed by load, and what speculation gains, on a replica of its own.
 
     Takes about 30 seconds of the machine; requests meanwhile are slower. By itself a deployment is measured once,
-    while nobody asks it (setting `profile`).
+    while nobody asks it (setting `profile`); where 30 seconds do not suffice, the platform goes on later.
     """
     place = home_at(home)
     found = _deployment(AdminClient(place), deployment)
