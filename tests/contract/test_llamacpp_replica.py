@@ -1,6 +1,5 @@
 """llama.cpp for real: what only it does, and what it must not do."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.contract.conftest import CONTEXT_TOKENS, order
-from tests.contract.replicas import RunningReplica, start_process
+from tests.contract.replicas import RunningReplica, running_replica, start_process
 from tests.contract.test_engine_contract import CITY_SCHEMA, chat, completion
 
 from outpace.engines.registry import engine
@@ -65,14 +64,18 @@ def test_a_named_tool_is_called(llamacpp: RunningReplica, is_stream: bool) -> No
 
 
 def test_what_an_earlier_prompt_began_with_is_reused_unless_the_deployment_says_otherwise(
-    llamacpp: RunningReplica,
+    llamacpp: RunningReplica, smollm2_gguf: Path, sockets: Path
 ) -> None:
-    alone = msgspec.structs.replace(llamacpp.deployment, engine_settings={"prefix_caching": False})
     request = chat("Say again: " + "the quick brown fox " * 12, max_tokens=2, temperature=0)
     llamacpp.ask(request)
     again = llamacpp.ask(request).reader.usage
     assert 0 < again.cached_tokens < again.prompt_tokens
-    whole = dataclasses.replace(llamacpp, deployment=alone).ask(request).reader.usage
+    ordered = order("llamacpp", smollm2_gguf, sockets, prefix_caching=False)
+    launch = llamacpp.engine.launch(msgspec.structs.replace(ordered, replica_id="llamacpp-apart"))
+    log = sockets / "apart.log"
+    with running_replica(llamacpp.engine, launch, llamacpp.deployment, log) as apart:
+        apart.ask(request)
+        whole = apart.ask(request).reader.usage
     assert (whole.cached_tokens, whole.prompt_tokens) == (0, again.prompt_tokens)
 
 

@@ -64,15 +64,6 @@ def test_only_what_was_asked_for_is_sent() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("setting", "sent"), [(True, None), ("true", None), (False, False), ("false", False)]
-)
-def test_prefixes_are_reused_unless_the_deployment_says_otherwise(
-    setting: bool | str, sent: bool | None
-) -> None:
-    assert body_of(chat(), engine_settings={"prefix_caching": setting}).get("cache_prompt") is sent
-
-
 def test_names_differ_where_llamacpp_differs() -> None:
     body = body_of(chat(max_completion_tokens=5, repetition_penalty=1.2, seed=-1, logprobs=True))
     assert body["max_tokens"] == 5

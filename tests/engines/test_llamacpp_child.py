@@ -48,5 +48,6 @@ def test_an_embedding_fits_in_one_batch() -> None:
 
 
 def test_without_prefix_caching_no_prompt_is_kept_in_memory() -> None:
-    assert llamacpp_child.parameters(config(), "").cache_ram_mib == 256
-    assert llamacpp_child.parameters(config(prefix_caching=False), "").cache_ram_mib == 0
+    shared, apart = (llamacpp_child.parameters(config(prefix_caching=on), "") for on in (True, False))
+    assert (shared.cache_ram_mib, shared.cache_prompt) == (256, True)
+    assert (apart.cache_ram_mib, apart.cache_prompt) == (0, False)

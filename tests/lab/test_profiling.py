@@ -80,6 +80,18 @@ async def test_a_load_that_no_longer_fitted_is_measured_by_going_on() -> None:
     assert await go_on(slow, sweep(8, budget_s=30.0), engine("echo"), SystemClock()) is slow
 
 
+async def test_a_profile_stays_the_same_where_starting_left_no_time_to_measure() -> None:
+    whole = await profile(sweep(1), engine("echo"), SystemClock())
+    cut = msgspec.structs.replace(
+        whole,
+        speculation=(),
+        prefill_tokens_per_s=1e12,
+        points=(LoadPoint(users=1, output_tokens_per_s=1e12), LoadPoint(users=2, output_tokens_per_s=1e12)),
+    )
+    # Steps would fit, but a replica alone takes longer to start.
+    assert await go_on(cut, sweep(1, budget_s=1e-3), engine("echo"), SystemClock()) is cut
+
+
 async def test_nothing_is_started_for_what_does_not_fit() -> None:
     made = msgspec.structs.replace(
         await profile(sweep(1), engine("echo"), SystemClock()), speculation=(), prefill_tokens_per_s=1.0

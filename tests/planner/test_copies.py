@@ -15,7 +15,7 @@ def run(*values: float, **changes: str) -> Run:
 
 def test_a_run_published_twice_is_kept_once_as_the_row_that_says_most() -> None:
     vague, named = run(106.625, 13.3672, engine_version=""), run(106.625, 13.3672, engine_version="0.11.0")
-    other = run(106.646, 13.3672)
+    other = run(106.626, 13.3672)
     kept, left_out = once([vague, other, named])
     assert kept == [other, named]
     assert left_out == {AGAIN: 2}

@@ -61,16 +61,8 @@ def test_where_speed_still_rose_at_the_last_load_nobody_knows_how_many_are_best(
     assert not is_cut(points((1, 50.0), (8, 150.0), (16, 90.0)))
     assert not is_cut(points((1, 50.0), (32, 150.0)))
     assert not is_cut(())
-    cut = Profile(
-        conditions=CONDITIONS,
-        measured_at=1.0,
-        took_s=30.0,
-        load_s=1.0,
-        prefill_tokens_per_s=500.0,
-        points=points((1, 50.0), (16, 150.0)),
-    )
+    cut, whole = profile((1, 50.0), (16, 150.0)), profile((1, 50.0), (16, 150.0), (32, 140.0))
     assert variant_figures(cut).in_flight is None
-    whole = msgspec.structs.replace(cut, points=points((1, 50.0), (16, 150.0), (32, 140.0)))
     assert variant_figures(whole).in_flight == 16
 
 

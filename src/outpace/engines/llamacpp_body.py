@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from outpace.engines.llamacpp_config import shares_prefixes
 from outpace.engines.messages import Defuse, defuser, rendered, with_tools_told
 from outpace.engines.openai_body import require_echo
 from outpace.engines.template_kwargs import checked_kwargs
@@ -41,7 +40,7 @@ def chat_body(request: ChatRequest, deployment: DeploymentEntry, tools: ToolPlan
     messages = rendered(request.messages, defuse, native)
     if tools.forced:
         messages = with_tools_told(messages, tools.forced, defuse)
-    body = _sampling(request, deployment)
+    body = _sampling(request, deployment.engine_model)
     body["messages"] = messages
     limit = request.max_completion_tokens or request.max_tokens
     if limit is not None:
@@ -59,7 +58,7 @@ def completion_body(request: CompletionRequest, deployment: DeploymentEntry) -> 
     """The body of a completion, but for how it is to be answered."""
     if request.echo:
         require_echo(request)
-    body = _sampling(request, deployment)
+    body = _sampling(request, deployment.engine_model)
     body["prompt"] = request.prompt
     # llama.cpp has no default limit and generates a token for 0.
     body["max_tokens"] = 16 if request.max_tokens is None else max(request.max_tokens, 1)
@@ -76,11 +75,9 @@ def embedding_body(request: EmbeddingRequest, deployment: DeploymentEntry) -> di
     return body
 
 
-def _sampling(request: ChatRequest | CompletionRequest, deployment: DeploymentEntry) -> dict[str, Any]:
+def _sampling(request: ChatRequest | CompletionRequest, model: str) -> dict[str, Any]:
     body = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
-    body["model"] = deployment.engine_model
-    if not shares_prefixes(deployment.engine_settings):
-        body["cache_prompt"] = False
+    body["model"] = model
     if request.seed is not None:
         body["seed"] = min(request.seed & _SEED_BITS, _SEED_BITS - 1)
     if request.repetition_penalty is not None:

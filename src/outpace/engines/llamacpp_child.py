@@ -120,6 +120,7 @@ def parameters(config: LlamaConfig, token: str) -> Any:
     p.cache_type_k = _KV_TYPES[config.cache_type_k]
     p.cache_type_v = _KV_TYPES[config.cache_type_v]
     p.flash_attn_type = _FLASH[config.flash_attention]
+    p.cache_prompt = config.prefix_caching
     p.cache_ram_mib = config.cache_ram_mib if config.prefix_caching else 0
     _apply_fixed(p)
     guessed = 0

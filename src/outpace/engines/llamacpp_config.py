@@ -1,6 +1,5 @@
 """What the llama.cpp process is told, and the engine settings that a deployment may set."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -42,11 +41,6 @@ class LlamaSettings(
     speculation_match_tokens: Annotated[int, Meta(ge=0, le=1024)] = 0
     # Weights of the draft model, for `draft`.
     draft_path: str = ""
-
-
-def shares_prefixes(settings: Mapping[str, str | int | float | bool]) -> bool:
-    """What `prefix_caching` says in a deployment's settings, which may hold it as a word."""
-    return str(settings.get("prefix_caching", True)).lower() not in ("false", "0")
 
 
 class LlamaConfig(LlamaSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from outpace.scheduling.profiles import refusal
-from outpace.values.disk import write_whole
 from outpace.values.profile import Conditions, Profile
 
 
@@ -52,7 +52,11 @@ class ProfileStore:
     def keep(self, profile: Profile) -> None:
         """Write it whole, in place of an older one."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self._path(profile.conditions), msgspec.json.format(msgspec.json.encode(profile)))
+        path = self._path(profile.conditions)
+        # Not `write_whole`: control keeps live figures from within its loop, and a lost profile is measured again.
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(profile)))
+        part.replace(path)
 
     def _path(self, conditions: Conditions) -> Path:
         """By what is served, not by machine and version: a new one of those takes the place of the old."""

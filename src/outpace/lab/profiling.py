@@ -134,6 +134,9 @@ async def go_on(
             point = _point(users, await _decode(client, users))
             made = msgspec.structs.replace(known, points=(*known.points, point))
         found = await _speculation(sweep, engine, client, made, timer, clock, say)
+    if users is None and not found:
+        # Another time: the replicas took too long to come up. Another profile would be gone on with at once.
+        return known
     return msgspec.structs.replace(
         made,
         measured_at=clock.wall_s(),

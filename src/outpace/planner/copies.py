@@ -5,6 +5,7 @@ to a hundredth. Two runs do not agree in every digit: rows whose figures (time t
 …) have seven digits together and are equal for equal lengths are one run.
 """
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Run:
         return len(self.values) >= _LEAST_FIGURES and digits >= _TELLING_DIGITS
 
     @property
+    def is_rounded(self) -> bool:
+        """Whether it has no more digits than a table that copies others keeps."""
+        return self._kept == tuple(self.values)
+
+    @property
     def _kept(self) -> tuple[float, ...]:
         return tuple(round(value, _KEPT_DECIMALS) for value in self.values)
 
@@ -52,7 +58,7 @@ def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
         if run.is_telling:
             alike[run.figures].append(run)
     reasons = {}
-    for same in alike.values():
+    for same in itertools.chain.from_iterable(map(_told_apart, alike.values())):
         kept = max(same, key=_said)
         is_contradicted = len({(run.setups[0].device.name, run.setups[0].shape.name) for run in same}) > 1
         for run in same:
@@ -65,6 +71,16 @@ def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
         if id(run) in reasons:
             left_out[reasons[id(run)]] += len(run.values)
     return [run for run in runs if id(run) not in reasons], left_out
+
+
+def _told_apart(alike: Sequence[Run]) -> list[list[Run]]:
+    """The rows of each run: of rows that are alike when rounded, those with all digits may still differ in them."""
+    exact: dict[tuple[float, ...], list[Run]] = defaultdict(list)
+    rounded: list[Run] = []
+    for run in alike:
+        (rounded if run.is_rounded else exact[run.values]).append(run)
+    first, *others = exact.values() or [[]]
+    return [[*first, *rounded], *others]
 
 
 def _said(run: Run) -> tuple[int, bool, int, int]:
