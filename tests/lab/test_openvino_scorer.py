@@ -75,6 +75,23 @@ async def test_following_its_own_continuation_it_finds_what_it_said(smollm2_gguf
             await scorer.answer(item("word " * 600))
 
 
+@pytest.mark.timeout(300)
+async def test_8_bit_by_row_is_held_with_one_scale_per_row_and_is_near(
+    smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    source = source_of(str(smollm2_gguf), tmp_path)
+    by_row = side_on("openvino", source, "q8_row", tmp_path)
+    reference = produce(source, "q8_0", tmp_path).side
+    near = await gate(order(reference, by_row, tmp_path, NUM_ITEMS_OF_A_LOOK), SystemClock())
+    kl = near.metric("kl")
+    assert kl is not None
+    assert (near.outcome, kl.value < kl.limit) == ("undecided", True)
+    (model,) = tmp_path.glob("made/*/openvino_model.xml")
+    # Scales are by row: no matrix has groups any more.
+    assert 'shape="576, 18, 32"' not in model.read_text(encoding="utf-8")
+    assert 'DYNAMIC_QUANTIZATION_GROUP_SIZE value="64"' in model.read_text(encoding="utf-8")
+
+
 # Two gates and a conversion, beside whatever else CI has left running: 117 s were seen.
 @pytest.mark.timeout(300)
 async def test_faithful_weights_are_near_and_a_broken_layer_is_refused(

@@ -199,8 +199,8 @@ async def test_on_another_engine_a_proof_ends_with_the_first_pair_that_passes(
     monkeypatch.setattr(installation.precisions, "gate", judge)
     passed = await installation.precisions.prove_on("openvino", installation.model)
     assert passed is not None
-    assert (passed.outcome, passed.subject.precision, passed.subject.kv_precision) == ("pass", "q8_0", "u8")
-    assert asked == [("openvino", "f32", "u8"), ("openvino", "f32", "f16"), ("openvino", "q8_0", "u8")]
+    assert (passed.outcome, passed.subject.precision, passed.subject.kv_precision) == ("pass", "q8_0", "f16")
+    assert asked == [("openvino", name, "f16") for name in ("q8_row", "f32", "q8_0")]
     # What is known is not asked again.
     assert await installation.precisions.prove_on("openvino", installation.model) == passed
     assert len(asked) == 3

@@ -10,7 +10,7 @@ from outpace.catalogue.store import Record
 from outpace.engines.facts import engine_version
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.making import produce, source_of
-from outpace.lab.proven import Served, served, shipped_weights
+from outpace.lab.proven import Served, formats_best_first, served, shipped_weights
 from outpace.precision.artifacts import digest_of, sha256_of
 from outpace.precision.verdict import Outcome, VerdictStore
 from outpace.values.deployment import DeploymentSpec
@@ -43,15 +43,19 @@ def on_openvino(artifacts: Path, weights: Path, **fields: object) -> Served:
     return served(artifacts, "openvino", "own", shipped_weights("f32", weights), spec(**fields))
 
 
-def test_u8_serves_when_it_passed_on_this_engine_and_not_before(tmp_path: Path, weights: Path) -> None:
-    judge(tmp_path, weights, "u8", "pass", engine="llamacpp")
+def test_a_pass_counts_on_this_engine_only_and_8_bit_of_keys_is_taken_by_name_only(
+    tmp_path: Path, weights: Path
+) -> None:
+    judge(tmp_path, weights, "f16", "pass", engine="llamacpp")
+    judge(tmp_path, weights, "u8", "pass")
     before = on_openvino(tmp_path, weights).kv
     assert (before.kv_precision, before.is_proven) == ("f16", False)
-    judge(tmp_path, weights, "u8", "pass")
-    after = on_openvino(tmp_path, weights)
-    assert after.fields("openvino")["engine_settings"] == {"kv_cache": "u8"}
-    assert (after.kv.is_proven, after.is_made) == (True, False)
-    assert on_openvino(tmp_path, weights, kv_precision="u8").kv.is_proven
+    by_name = on_openvino(tmp_path, weights, kv_precision="u8")
+    assert by_name.fields("openvino")["engine_settings"] == {"kv_cache": "u8"}
+    assert (by_name.kv.is_proven, by_name.is_made) == (True, False)
+    judge(tmp_path, weights, "f16", "pass")
+    after = on_openvino(tmp_path, weights).kv
+    assert (after.kv_precision, after.is_proven) == ("f16", True)
 
 
 def test_u8_by_name_without_a_pass_needs_the_flag_and_names_the_gate(tmp_path: Path, weights: Path) -> None:
@@ -69,23 +73,48 @@ def test_u8_by_name_without_a_pass_needs_the_flag_and_names_the_gate(tmp_path: P
 
 
 def test_settings_that_change_the_numbers_are_not_what_was_proven(tmp_path: Path, weights: Path) -> None:
-    judge(tmp_path, weights, "u8", "pass")
+    judge(tmp_path, weights, "f16", "pass")
     kv = on_openvino(tmp_path, weights, engine_settings={"activation_group": 0}).kv
     assert (kv.kv_precision, kv.is_proven) == ("f16", False)
     assert "activation_group" in kv.reason
 
 
 def test_refused_weights_give_way_to_proven_ones_made_of_them(tmp_path: Path, weights: Path) -> None:
-    judge(tmp_path, weights, "u8", "refuse")
+    judge(tmp_path, weights, "f16", "refuse")
     made = produce(source_of(str(weights), tmp_path), "q8_0", tmp_path).path
     assert on_openvino(tmp_path, weights).weights.path == weights
-    judge(tmp_path, made, "u8", "pass")
+    judge(tmp_path, made, "f16", "pass")
     taken = on_openvino(tmp_path, weights)
-    assert (taken.weights.path, taken.weights.precision, taken.kv.kv_precision) == (made, "q8_0", "u8")
+    assert (taken.weights.path, taken.weights.precision, taken.kv.kv_precision) == (made, "q8_0", "f16")
     fields = taken.fields("openvino")
     assert fields["is_proven"]
-    assert fields["variant"] == f"{digest_of(made)[:12]}+u8"
+    assert fields["variant"] == f"{digest_of(made)[:12]}+f16"
     assert "f32: KV f16" in fields["precision_reason"]
+
+
+def test_wide_weights_are_taken_at_8_bit_by_row_and_narrow_ones_as_they_are(
+    tmp_path: Path, weights: Path
+) -> None:
+    made = {
+        name: produce(source_of(str(weights), tmp_path), name, tmp_path).path for name in ("q8_row", "q8_0")
+    }
+    for path in (*made.values(), weights):
+        judge(tmp_path, path, "f16", "pass")
+    assert on_openvino(tmp_path, weights).weights.path == made["q8_row"]
+    narrow = served(tmp_path, "openvino", "own", shipped_weights("q4_1", weights), spec())
+    assert narrow.weights.path == weights
+    # Of what is made, the one by row comes first; it gives way when it is refused.
+    judge(tmp_path, weights, "f16", "refuse")
+    narrow = served(tmp_path, "openvino", "own", shipped_weights("q4_1", weights), spec())
+    assert narrow.weights.path == made["q8_row"]
+    judge(tmp_path, made["q8_row"], "f16", "refuse")
+    assert on_openvino(tmp_path, weights).weights.path == made["q8_0"]
+
+
+def test_formats_are_tried_best_first() -> None:
+    assert formats_best_first("q4_1") == ("q4_1", "q8_row", "q8_0")
+    assert formats_best_first("q8_0") == ("q8_row", "q8_0")
+    assert formats_best_first("f16") == ("q8_row", "f16", "q8_0")
 
 
 def test_a_made_format_by_name_must_be_here_and_proven(tmp_path: Path, weights: Path) -> None:

@@ -33,7 +33,7 @@ def quantize(
         str,
         typer.Option(
             "--to",
-            help="Format: f16, bf16, q8_0, q5_0, q4_1, q4_0, iq4_nl, q4_mix, q4_fit (GGUF); bf16-checkpoint, "
+            help="Format: f16, bf16, q8_0, q8_row, q5_0, q4_1, q4_0, iq4_nl, q4_mix, q4_fit (GGUF); bf16-checkpoint, "
             "fp8-dynamic, w8a8, w4a16 (safetensors); openvino-int8, openvino-int4.",
         ),
     ],

@@ -19,8 +19,9 @@ _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 # What our engines keep keys and values at when they are not told: of the `WHOLE_KV`.
 DEFAULT_KV = {"llamacpp": "f16", "openvino": "f16"}
-# What `kv_precision: auto` considers on engines that a gate of theirs judges, from the smallest to the whole one.
-GATED_KV = {"openvino": ("u8", "f16")}
+# What `kv_precision: auto` considers on engines that a gate of theirs judges, the best first and a whole one last.
+# 8 bit saves memory, but is slower on OpenVINO at every length (1.1 to 1.65x, docs/lab/LOG.md, 2026-11-29): by name only.
+GATED_KV = {"openvino": ("f16",)}
 # A proof in the background finds out what these may serve.
 PROVABLE = ("llamacpp", *GATED_KV)
 # Settings that change an engine's numbers: a verdict on its own choice of them does not hold with another.

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI in our words: tokenizer, pipeline, conversion. With `openvino_graph` the only users of openvino."""
+"""OpenVINO GenAI in our words: tokenizer, pipeline, conversion. The only user of openvino_genai."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import openvino
 import openvino_genai
 
 from outpace.engines.openvino_config import OpenVinoConfig, kept_tokens
+from outpace.engines.openvino_rows import merge_groups
 from outpace.engines.openvino_wire import Piece, Sampling
 
 VERSION = str(openvino_genai.__version__)
@@ -50,6 +51,7 @@ def convert(weights: Path, folder: Path) -> None:
         )
     finally:
         link.unlink()
+    merge_groups(folder / MODEL_FILE)
 
 
 def weights_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ from outpace.lab.canaries import Canaries, gate_and_record
 from outpace.lab.candidates import side_on
 from outpace.lab.gate import GateOrder, Side, engine_version
 from outpace.lab.making import Product, Source, find_product, produce, reference_format, source_of
-from outpace.lab.proven import SAFER_FORMATS
+from outpace.lab.proven import formats_best_first
 from outpace.lab.speed import THREADS, SpeedStore, measure_speeds
 from outpace.precision.choice import Choice, Option, choose, forced, next_safer
 from outpace.precision.gguf_maker import why_not_fitted
@@ -107,11 +107,11 @@ class Precisions:
     async def prove_on(self, engine: str, model: str, say: Say = lambda what: None) -> Verdict | None:
         """Gate what `engine` may serve, best first, until one passes; the last verdict. None: nothing to gate.
 
-        Long work, as `prove`. Formats come first to last, for each the KV formats from the smallest on.
+        Long work, as `prove`. Formats come best first, and for each the KV formats too.
         """
         source = await asyncio.to_thread(source_of, model, self._artifacts)
         version, verdict = engine_version(engine), None
-        for name in dict.fromkeys((source.precision, *SAFER_FORMATS)):
+        for name in formats_best_first(source.precision):
             side = await asyncio.to_thread(side_on, engine, source, name, self._artifacts)
             for kv in facts.GATED_KV[engine]:
                 candidate = msgspec.structs.replace(side, kv_precision=kv)

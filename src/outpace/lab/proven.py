@@ -10,13 +10,16 @@ import msgspec
 from outpace.engines import facts
 from outpace.hardware.machine import detect, machine_name
 from outpace.precision.artifacts import MadeArtifact, MadeStore, digest_of
+from outpace.precision.formats import weight_format
 from outpace.precision.kv_choice import KvChoice, choose_kv, named_kv
 from outpace.precision.verdict import Verdict, VerdictStore
 from outpace.values.deployment import DeploymentSpec
 from outpace.values.errors import InvalidInput
 
-# Formats made of the shipped weights that are taken where the shipped ones have no pass, best first.
-SAFER_FORMATS = ("q8_0",)
+# Formats made of the shipped weights, best first: the same bits, the first with one scale per row, which OpenVINO
+# multiplies faster (docs/lab/LOG.md, 2026-11-29), the second with one per 32 columns, which rounds finer.
+SAFER_FORMATS = ("q8_row", "q8_0")
+_NARROW_BITS = 8
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +57,8 @@ def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: Dep
     """What a deployment gets on `engine`: the shipped weights if they have a pass, else proven ones made of them.
 
     `engine` is one of `facts.GATED_KV`, `artifacts` is HOME/artifacts, `model` as verdicts name it. Reads files: call
-    it in a thread. The KV format is the smallest one with a pass. Without any pass the shipped weights at 16 bit serve,
-    unproven. Raises InvalidInput for a format by name that is not here, or that rounds and has no pass, unless the spec
+    it in a thread. The KV format is the first of them with a pass. Without any pass the shipped weights serve at 16
+    bit, unproven. Raises InvalidInput for a format by name that is not here, or that rounds and has no pass, unless the spec
     allows it.
     """
     if spec.kv_precision != "auto":
@@ -69,7 +72,7 @@ def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: Dep
         )
         for each in _weights(artifacts, shipped, spec.precision)
     ]
-    first = options[0]
+    first = next(option for option in options if not option.is_made or len(options) == 1)
     taken = next((option for option in options if option.kv.is_proven), first)
     if taken is not first:
         why = f"{taken.weights.precision}, {taken.kv.reason}; {first.weights.precision}: {first.kv.reason}"
@@ -77,6 +80,13 @@ def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: Dep
     taken = _with_own_settings(taken, engine, spec)
     _require_allowed(taken, engine, spec)
     return taken
+
+
+def formats_best_first(shipped: str) -> tuple[str, ...]:
+    """What may serve of a model that came at this format: narrower weights as they are, wider ones at 8 bit by row."""
+    is_narrow = weight_format(shipped).bits < _NARROW_BITS
+    names = (shipped, *SAFER_FORMATS) if is_narrow else (SAFER_FORMATS[0], shipped, *SAFER_FORMATS[1:])
+    return tuple(dict.fromkeys(names))
 
 
 def shipped_weights(precision: str, path: Path) -> Weights:
@@ -90,7 +100,8 @@ def _weights(artifacts: Path, shipped: Weights, wanted: str) -> list[Weights]:
         return [shipped]
     made = {each.record.lineage.format: each for each in _made_of(artifacts, shipped)}
     if wanted == "auto":
-        return [shipped, *(_of(made[name]) for name in SAFER_FORMATS if name in made)]
+        known = {name: _of(each) for name, each in made.items()} | {shipped.precision: shipped}
+        return [known[name] for name in formats_best_first(shipped.precision) if name in known]
     if wanted not in made:
         raise InvalidInput(
             "precision", f"{wanted[:40]!r} is not here; `outpace quantize MODEL --to {wanted[:40]}` makes it"

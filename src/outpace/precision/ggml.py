@@ -15,6 +15,8 @@ from outpace.values.errors import InvalidInput
 Floats = NDArray[np.float32]
 Raw = NDArray[np.uint8]
 _WHEEL = "xllamacpp"
+# ggml's block_q8_0: a 16-bit scale and 32 steps from -127 to 127.
+_Q8_BLOCK, _Q8_MOST = 32, 127
 
 
 def fits(kind: GgmlType, row_values: int) -> bool:
@@ -35,6 +37,21 @@ def quantize(values: Floats, kind: GgmlType, importance: Floats | None = None) -
         raise InvalidInput(
             "--to", f"{kind.name} needs llama.cpp's quantizer; install {_WHEEL} or choose q8_0"
         ) from error
+
+
+def quantize_rows(values: Floats) -> Raw:
+    """Rows of `values` at Q8_0, all blocks of a row at one scale: the largest number is 127. No value is clipped."""
+    rows, columns = values.shape
+    scales = (np.abs(values).max(axis=1, keepdims=True) / _Q8_MOST).astype(np.float16)
+    # A scale that was rounded down would not reach the largest number.
+    too_small = scales.astype(np.float32) * _Q8_MOST < np.abs(values).max(axis=1, keepdims=True)
+    scales = np.where(too_small, np.nextafter(scales, np.float16(np.inf)), scales)
+    divisors = np.where(scales > 0, scales, 1).astype(np.float32)
+    steps = np.rint(values / divisors).astype(np.int8)
+    blocks = np.empty((rows, columns // _Q8_BLOCK), dtype=[("d", "<f2"), ("qs", "i1", _Q8_BLOCK)])
+    blocks["d"] = scales
+    blocks["qs"] = steps.reshape(rows, -1, _Q8_BLOCK)
+    return blocks.view(np.uint8).reshape(rows, -1)
 
 
 def dequantize(raw: NDArray[np.generic], kind: GgmlType) -> Floats:

@@ -61,8 +61,10 @@ def make_gguf(
         norms = _norms(reader)
         for done, (tensor, kind) in enumerate(zip(reader.tensors, plan, strict=True)):
             report(done, len(plan))
-            made = (ready or {}).get(str(tensor.name))
-            writer.write_tensor_data(_content(tensor, kind, source, norms) if made is None else made)
+            made: NDArray[np.generic] | None = (ready or {}).get(str(tensor.name))
+            if made is None:
+                made = _content(tensor, kind, source, norms, shares_scales=recipe.shares_scales)
+            writer.write_tensor_data(made)
         report(len(plan), len(plan))
     finally:
         writer.close()
@@ -170,12 +172,17 @@ _FLOAT_NAMES = {
 }  # fmt: skip
 
 
-def _content(tensor: Any, kind: GgmlType, source: Path, norms: dict[str, Any]) -> NDArray[np.generic]:
-    if kind == tensor.tensor_type:
+def _content(
+    tensor: Any, kind: GgmlType, source: Path, norms: dict[str, Any], *, shares_scales: bool = False
+) -> NDArray[np.generic]:
+    is_by_row = shares_scales and kind == GgmlType.Q8_0
+    if kind == tensor.tensor_type and not is_by_row:
         if kind in (GgmlType.F32, GgmlType.F16):
             _require_finite(tensor.data, str(tensor.name), source)
         return np.asarray(tensor.data)
     numbers = _numbers(tensor, source)
+    if is_by_row:
+        return ggml.quantize_rows(numbers)
     with np.errstate(over="ignore"):
         made = ggml.quantize(numbers, kind, _importance(str(tensor.name), numbers.shape[-1], norms))
     if kind == GgmlType.F16:

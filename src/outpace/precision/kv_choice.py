@@ -21,8 +21,8 @@ class KvChoice(msgspec.Struct, frozen=True, kw_only=True):
 def choose_kv(verdicts: Sequence[Verdict], artifact_sha256: str, formats: Sequence[str]) -> KvChoice:
     """The first of `formats` with a passing verdict, else the last.
 
-    `verdicts` hold for the engine and machine in question, newest first; `formats` go from the smallest to the one
-    that rounds nothing.
+    `verdicts` hold for the engine and machine in question, newest first; `formats` go from the best to one that
+    rounds nothing.
     """
     judged = {kv: _newest(verdicts, artifact_sha256, kv) for kv in formats}
     to_gate = tuple(kv for kv, verdict in judged.items() if verdict is None)

@@ -31,6 +31,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     source: str
     # 4-bit matrices are fitted to what flows through them; else each number goes to the nearest one.
     is_fitted: bool = False
+    # All blocks of a row share one scale, which an engine may then hold once for the row.
+    shares_scales: bool = False
 
     def rule_for(self, tensor: str, layers: int) -> Rule:
         """The first rule that fits a tensor such as `blk.3.ffn_up.weight` of a model with `layers` layers."""
