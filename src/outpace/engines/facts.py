@@ -20,7 +20,7 @@ _KV: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # What our engines keep keys and values at when they are not told: of the `WHOLE_KV`.
 DEFAULT_KV = {"llamacpp": "f16", "openvino": "f16"}
 # What `kv_precision: auto` considers on engines that a gate of theirs judges, the best first and a whole one last.
-# 8 bit saves memory, but is slower on OpenVINO at every length (1.1 to 1.65x, docs/lab/LOG.md, 2026-11-29): by name only.
+# 8 bit saves memory, but is slower on OpenVINO at every length (docs/lab/LOG.md, 2026-11-29): by name only.
 GATED_KV = {"openvino": ("f16",)}
 # A proof in the background finds out what these may serve.
 PROVABLE = ("llamacpp", *GATED_KV)

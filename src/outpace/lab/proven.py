@@ -58,8 +58,8 @@ def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: Dep
 
     `engine` is one of `facts.GATED_KV`, `artifacts` is HOME/artifacts, `model` as verdicts name it. Reads files: call
     it in a thread. The KV format is the first of them with a pass. Without any pass the shipped weights serve at 16
-    bit, unproven. Raises InvalidInput for a format by name that is not here, or that rounds and has no pass, unless the spec
-    allows it.
+    bit, unproven. Raises InvalidInput for a format by name that is not here, or that rounds and has no pass,
+    unless the spec allows it.
     """
     if spec.kv_precision != "auto":
         facts.kv_settings(engine, spec.kv_precision)
