@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from outpace.engines.lookup_memory import Memory, Text
 
@@ -66,19 +65,24 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
         """
         off = took_s / self.of(num_tokens, is_steady=is_steady)
         off = min(_MOST_OFF, max(1 / _MOST_OFF, off))
-        # Shares of the points on both sides; the last point's beyond it.
-        near = [float(np.interp(num_tokens, self.tokens, unit)) for unit in np.eye(len(self.tokens))]
-        moved = {
-            name: tuple(
-                point_s * off ** (_ALL_FOLLOW + (_NEXT_FOLLOW * share if is_steady == steady else 0.0))
-                for point_s, share in zip(points_s, near, strict=True)
-            )
-            for name, points_s, steady in (
-                ("changed_s", self.changed_s, False),
-                ("steady_s", self.steady_s, True),
-            )
-        }
-        return StepCosts(tokens=self.tokens, **moved)
+        all_by = off**_ALL_FOLLOW
+        changed_s, steady_s = (
+            [point_s * all_by for point_s in own] for own in (self.changed_s, self.steady_s)
+        )
+        nearer = steady_s if is_steady else changed_s
+        for at, share in _beside(self.tokens, num_tokens):
+            nearer[at] *= off ** (_NEXT_FOLLOW * share)
+        return StepCosts(tokens=self.tokens, changed_s=tuple(changed_s), steady_s=tuple(steady_s))
+
+
+def _beside(xs: Sequence[int], at: int) -> list[tuple[int, float]]:
+    """The points on both sides of `at`, the nearer the more of it; the end's beyond it."""
+    above = bisect_left(xs, at)
+    if above == 0 or above == len(xs):
+        return [(min(above, len(xs) - 1), 1.0)]
+    low, high = xs[above - 1], xs[above]
+    share = (at - low) / (high - low)
+    return [(above - 1, 1.0 - share), (above, share)]
 
 
 def _between(xs: Sequence[int], ys: Sequence[float], at: int) -> float:

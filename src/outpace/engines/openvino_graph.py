@@ -6,6 +6,7 @@ the pipeline runs it: prompts in pieces of `step_tokens`, then one token of ever
 pages of the chosen format.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ Logits = NDArray[np.float32]
 # Rows of the last matrix product that are wanted: without it every position of a prompt would be multiplied.
 _WANTED = "wanted_rows"
 _CACHES = ("key_cache.", "value_cache.")
+_WIDE = frozenset({"input_ids", "position_ids", _WANTED})
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,24 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     num_fillers: int = 0
 
 
+class _Inputs:
+    """What a step is given, in memory that the engine reads: a tensor anew each time takes longer than its numbers."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._arrays: dict[str, NDArray[np.int64 | np.int32]] = {}
+
+    def put(self, name: str, values: Sequence[int] | Tokens | int) -> None:
+        """These for the next step."""
+        size = () if isinstance(values, int) else (len(values),)
+        array = self._arrays.get(name)
+        if array is None or array.shape != size:
+            array = np.empty(size, dtype=np.int64 if name in _WIDE else np.int32)
+            self._arrays[name] = array
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        array[...] = values
+
+
 class Graph:
     """One compiled graph with its pages, or with those of `beside`, another graph of this model. Not for threads."""
 
@@ -50,6 +70,7 @@ class Graph:
         _choose_rows(model)
         compiled = openvino.Core().compile_model(model, "CPU", properties(config))
         self._request = compiled.create_infer_request()
+        self._inputs = _Inputs(self._request)
         self.pages: Pages = beside.pages if beside else Pages(config.kv_tokens // BLOCK_TOKENS, BLOCK_TOKENS)
         # Bytes of keys and values, as the compiled graph lays them out.
         self.kv_bytes = sum(self._give_pages(port, beside) for port in compiled.inputs)
@@ -87,31 +108,32 @@ class Graph:
         """
         ends = [part.past + len(part.tokens) for part in parts]
         pages = [part.pages[: -(-end // BLOCK_TOKENS)] for end, part in zip(ends, parts, strict=True)]
-        begins = np.cumsum([0, *(len(part.tokens) for part in parts)], dtype=np.int32)
-        given = {
-            "input_ids": np.concatenate([part.tokens for part in parts]),
-            "position_ids": np.concatenate(
-                [np.arange(part.past, end, dtype=np.int64) for end, part in zip(ends, parts, strict=True)]
-            ),
-            "past_lens": np.array([part.past for part in parts], dtype=np.int32),
-            "subsequence_begins": begins,
-            "block_indices": np.concatenate([np.array(own, dtype=np.int32) for own in pages]),
-            "block_indices_begins": np.cumsum([0, *map(len, pages)], dtype=np.int32),
-            "max_context_len": np.array(max(ends), dtype=np.int32),
-            _WANTED: np.concatenate(
-                [
-                    np.arange(end - part.num_rows, end, dtype=np.int64) - part.num_fillers
-                    for end, part in zip(begins[1:], parts, strict=True)
-                ]
-            ),
-        }
-        for name, values in given.items():
-            self._request.set_tensor(name, openvino.Tensor(values))
+        begins = [0, *itertools.accumulate(len(part.tokens) for part in parts)]
+        put = self._inputs.put
+        put("input_ids", np.concatenate([part.tokens for part in parts]))
+        put(
+            "position_ids",
+            [at for part, end in zip(parts, ends, strict=True) for at in range(part.past, end)],
+        )
+        put("past_lens", [part.past for part in parts])
+        put("subsequence_begins", begins)
+        put("block_indices", [*itertools.chain.from_iterable(pages)])
+        put("block_indices_begins", [0, *itertools.accumulate(map(len, pages))])
+        put("max_context_len", max(ends))
+        put(
+            _WANTED,
+            [
+                at - part.num_fillers
+                for part, end in zip(parts, begins[1:], strict=True)
+                for at in range(end - part.num_rows, end)
+            ],
+        )
         self._request.infer()
         # At 32 users a copy would be six megabytes a step.
         rows = np.asarray(self._request.get_tensor("logits").data, dtype=np.float32)
-        ways = np.cumsum([part.num_rows for part in parts])[:-1]
-        return list(np.split(rows.reshape(-1, rows.shape[-1]), ways))
+        rows = rows.reshape(-1, rows.shape[-1])
+        ways = [0, *itertools.accumulate(part.num_rows for part in parts)]
+        return [rows[start:end] for start, end in itertools.pairwise(ways)]
 
     def _read(self, prompt: Tokens, seat: Seat) -> Logits:
         """Run a prompt in pieces; the logits after its last token. Pages of a known beginning are not filled again."""
