@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from outpace.hardware.devices import Device
 from outpace.planner.cases import Case
 from outpace.planner.engines import Generation, generation
-from outpace.planner.setups import Load, Setup, parse_metric
+from outpace.planner.setups import ENDLESS_REQUESTS, Load, Setup, parse_metric
 from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
 from outpace.precision.memory import MemoryUse, Split, memory_use
 from outpace.values.architecture import Architecture
@@ -69,7 +69,7 @@ class Variant:
             slo_itl_ms=0.0,
             expert_groups=1,
             reading="",
-            run_requests=20_000.0,
+            run_requests=ENDLESS_REQUESTS,
             method="",
         )
 

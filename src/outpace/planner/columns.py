@@ -48,6 +48,7 @@ class Columns:
     bandwidth: Numbers
     flops: Numbers
     flops16: Numbers
+    slow_flops: Numbers
     link: Numbers
     has_link: Numbers
     isl: Numbers
@@ -64,6 +65,8 @@ class Columns:
     run_requests: Numbers
     poll_steps: Numbers
     is_cold: Numbers
+    drafted: Numbers
+    gather_steps: Numbers
 
     def pick(self, rows: NDArray[np.intp]) -> "Columns":
         """The columns of some rows."""
@@ -81,7 +84,11 @@ def held_sequences(setup: Setup) -> float:
     """Sequences that run at once: what memory holds, within the engine's limit; at least one."""
     made = setup.generation
     limit = made.small_max_sequences if _is_small(setup) else made.max_sequences or _MOST_SEQUENCES
-    held = min(setup.memory.max_sequences * setup.split.pp / setup.beams, limit * setup.split.attention_dp)
+    memory = setup.memory
+    fitting = (
+        made.cache_room_bytes(memory) // memory.kv_bytes_per_sequence if memory.kv_bytes_per_sequence else 0.0
+    )
+    held = min(fitting * setup.split.pp / setup.beams, limit * setup.split.attention_dp)
     return float(max(1, held))
 
 
@@ -101,6 +108,7 @@ def _row(setup: Setup) -> tuple[float, ...]:
         on.bandwidth_bytes_per_s,
         on.multiply_flops(setup.weights.multiply if setup.weights.multiply != "gguf" else "16"),
         on.bf16_flops,
+        setup.generation.slow_flops if setup.weights.name in setup.generation.slow_formats else 0.0,
         on.peer_bytes_per_s,
         float(on.link_bytes_per_s > 0),
         setup.isl,
@@ -117,6 +125,8 @@ def _row(setup: Setup) -> tuple[float, ...]:
         setup.run_requests,
         setup.poll_steps,
         float(setup.is_cold),
+        setup.drafted,
+        setup.gather_steps,
     )
 
 

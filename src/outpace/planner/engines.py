@@ -7,7 +7,9 @@ from importlib.resources import files
 
 import msgspec
 
+from outpace.precision.memory import USABLE_SHARE, MemoryUse
 from outpace.values.errors import InvalidInput
+from outpace.values.units import GIB, MIB
 
 UNKNOWN = "unknown"
 _PORTS = {("vllm", "AMD"): "vllm-rocm", ("vllm", "Huawei"): "vllm-ascend", ("vllm", "Google"): "vllm-tpu"}
@@ -40,12 +42,28 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     small_chunk_share: float = 1.0
     # Compiles kernels when a shape is first asked for, not when it starts.
     compiles_late: bool = False
+    # Share of a device that weights, cache and a step may fill; or, from so many GiB on, MiB beside weights and cache.
+    usable_share: float = 0.0
+    kept_mib: tuple[tuple[float, float], ...] = ()
+    # Weight formats whose products have no kernel of their own, and the FLOP/s that a device reaches with them.
+    slow_formats: tuple[str, ...] = ()
+    slow_flops: float = 0.0
 
     def is_small(self, device: str, memory_gib: float) -> bool:
         """Whether a device gets the defaults for small ones."""
         return memory_gib < self.small_below_gib or any(
             device.startswith(name) for name in self.small_devices
         )
+
+    def cache_room_bytes(self, memory: MemoryUse) -> float:
+        """What an instance's fullest device leaves for keys and values, as the engine divides its memory by itself."""
+        if self.kept_mib:
+            gib = memory.capacity_bytes / GIB
+            kept = [mib for least, mib in self.kept_mib if gib >= least][-1]
+            # Who starts an engine where its defaults leave hardly anything sets others.
+            return max(memory.capacity_bytes - kept * MIB - memory.weights_bytes, memory.kv_room_bytes / 2)
+        withheld = USABLE_SHARE - self.usable_share if self.usable_share else 0.0
+        return memory.kv_room_bytes - withheld * memory.capacity_bytes
 
 
 def generation(engine: str, version: str, vendor: str = "NVIDIA") -> Generation:
@@ -84,6 +102,11 @@ def dated_build(version: str, notes: str) -> str:
         return version
     day = _BUILD_DAY.search(version) or _BUILD_DAY.search(notes)
     return f"nightly {day[1]}" if day else version
+
+
+def is_older(version: str, other: str) -> bool:
+    """Whether a version is before another; what has no number, such as a nightly build, is newer than all."""
+    return (_numbers(version) or _NEWEST) < _numbers(other)
 
 
 def asked_version(written: str) -> str:

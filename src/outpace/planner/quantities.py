@@ -41,6 +41,7 @@ FITTED: dict[str, Quantified] = {
     "eager": Quantified(1e-4, 0.7, (("generation", 0.5), ("mixer", 0.5), ("feed", 0.5))),
     "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
     "overlap": Quantified(0.3, 1.0, (("generation", 0.7),)),
+    "accepted": Quantified(0.75, 0.15, (("generation", 0.15),)),
     "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),
     "first": Quantified(1.0, 0.2, (("generation", 0.2),)),
     "door": Quantified(12e-3, 0.7, (("generation", 0.5), ("method", 0.7))),

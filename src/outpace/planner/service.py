@@ -13,6 +13,7 @@ _SOFTNESS = 4.0
 # Above this share of the prefill capacity a queue of Poisson arrivals is not stationary within a run.
 _MOST_BUSY = 0.9
 _SHORTEST_S = 1e-6
+_MOST_ACCEPTED = 0.99
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def serve(at: Columns, rates: Rates, loads: Loads) -> Service:
 
 
 def _full(at: Columns, rates: Rates) -> Service:
-    """As many as the instance holds, replaced as they leave."""
-    prompt, held = prefill_s(at, rates, at.isl), _held(at)
-    now = _promised(at, rates, _steady(at, rates, prompt, held))
+    """As many as the instance holds, replaced as they leave while the run has more."""
+    prompt, held = prefill_s(at, rates, at.isl), np.minimum(_held(at), at.run_requests)
+    now = _drained(at, rates, _promised(at, rates, _steady(at, rates, prompt, held)), held)
     waits = rates["bunching"] * (np.minimum(at.concurrency, held) - 1).clip(min=0.0) * prompt.work_s
     return Service(now.tokens_per_s, _first_s(at, rates, prompt, now) + waits, now.itl_s, held)
 
@@ -102,8 +103,18 @@ def _first_s(at: Columns, rates: Rates, prompt: Prefill, now: _Steady) -> Number
     warm-up the first of many requests wait for kernels to be compiled, which the mean shares out.
     """
     alone = rates["door"] + rates["tokenize"] * at.isl + rates["first"] * prompt.work_s + prompt.fixed_s
-    first: Numbers = alone + (rates["wait"] + (at.poll_steps - 1) / 2) * now.itl_s
+    step = now.itl_s * _step_tokens(at, rates)
+    first: Numbers = (
+        alone + (rates["wait"] + (at.poll_steps - 1) / 2 + _gathering_steps(at, step, now)) * step
+    )
     return first + at.is_cold * rates["compile"]
+
+
+def _gathering_steps(at: Columns, step_s: Numbers, now: _Steady) -> Numbers:
+    """Steps that the mean prompt waits for others: the first one all of them, who comes meanwhile the rest of them."""
+    others = at.gather_steps * step_s * np.maximum(at.concurrency, 1.0) / (at.osl * now.itl_s)
+    found: Numbers = at.gather_steps / 2 * (1.0 + 1.0 / (1.0 + others))
+    return found
 
 
 def _balanced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numbers:
@@ -120,7 +131,7 @@ def _balanced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numb
 
 def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _Steady:
     """Every step also carries a piece of the others' prompts, at most one chunk; work is conserved."""
-    step = decode_step_s(at, rates, np.maximum(in_flight, 1.0) * at.beams, at.isl + at.osl / 2)
+    step = _token_s(at, rates, np.maximum(in_flight, 1.0) * at.beams)
     # Stages read different prompts at the same time.
     reading = rates["mixing"] * prompt.work_s / at.pp
     share = (in_flight - 1.0).clip(min=0.0) / at.osl * reading
@@ -130,10 +141,32 @@ def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _
     return _Steady(itl, tokens)
 
 
+def _token_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
+    """Seconds per token of each sequence; a step that checks a draft yields several, and each head costs a layer."""
+    step = decode_step_s(at, rates, batch, at.isl + at.osl / 2, 1.0 + at.drafted)
+    found: Numbers = step * (1.0 + at.drafted / at.layers) / _step_tokens(at, rates)
+    return found
+
+
+def _step_tokens(at: Columns, rates: Rates) -> Numbers:
+    """Tokens of a step by the chance that a drafted one is accepted (Leviathan et al., arXiv 2211.17192)."""
+    chance = np.minimum(rates["accepted"], _MOST_ACCEPTED)
+    return (1.0 - chance ** (at.drafted + 1.0)) / (1.0 - chance)
+
+
 def _promised(at: Columns, rates: Rates, now: _Steady) -> _Steady:
     """Who promises a p99 of the time between tokens admits no more than keeps the mean at a share of it."""
     kept = _smaller(now.itl_s, np.maximum(at.slo_itl_s, _SHORTEST_S) * rates["promise"])
     return _Steady(np.where(at.slo_itl_s > 0, kept, now.itl_s), now.tokens_per_s)
+
+
+def _drained(at: Columns, rates: Rates, now: _Steady, held: Numbers) -> _Steady:
+    """The mean of a run with an end: after the last arrival the batch thins while its last ones go on."""
+    waves = at.run_requests / held
+    thinning = rates["tail"] * np.minimum(1.0, at.osl / 100) * (1.0 - 1.0 / waves)
+    lost_s = thinning * at.osl * now.itl_s
+    wanted_s = at.run_requests * at.osl / now.tokens_per_s
+    return _Steady(now.itl_s, now.tokens_per_s / (1.0 + lost_s / wanted_s))
 
 
 def _smaller(one: Numbers, other: Numbers) -> Numbers:

@@ -2,17 +2,22 @@
 
 import math
 import re
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
-from importlib.resources import files
 
 from outpace.hardware.devices import Device, device
 from outpace.planner.architectures import named_model
 from outpace.planner.cases import Case
 from outpace.planner.engines import Generation, generation
-from outpace.planner.recipes import Start, poll_steps
+from outpace.planner.recipes import (
+    Start,
+    drafted_tokens,
+    gather_steps,
+    kv_name,
+    poll_steps,
+    published_requests,
+)
+from outpace.planner.workloads import mlperf_workload, named_workload
 from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
 from outpace.precision.memory import MemoryUse, Split, memory_use, weight_bytes
 from outpace.values.architecture import Architecture
@@ -25,6 +30,8 @@ _FILLED_ALONE = 0.8
 # A benchmark run at a given rate that does not say its length; overload builds a queue only that long.
 _SHORT_RUN_REQUESTS = 200.0
 _LONG_RUN_REQUESTS = 20_000.0
+# A load without an end.
+ENDLESS_REQUESTS = 1e9
 # Words in notes by which ways of measuring are told apart; only these are read, never a measured figure.
 _METHODS = (
     "sharegpt_standard",
@@ -113,6 +120,10 @@ class Setup:
     poll_steps: float = 1.0
     # Whether the first requests of the measurement were the engine's first, within which kernels are compiled.
     is_cold: bool = False
+    # Tokens that the model's own heads draft per step, as published runs were started.
+    drafted: int = 0
+    # Decode steps that a prompt may wait for others to be read with.
+    gather_steps: float = 0.0
 
     @property
     def has_varied_lengths(self) -> bool:
@@ -144,7 +155,7 @@ def resolve(case: Case) -> Setup:
     named = named_model(case.model)
     notes = case.notes.lower()
     on = device(case.gpu)
-    stored = _weights(case.weights_precision, named.implied_format, named.shape)
+    stored = _weights(_written_format(case, notes), named.implied_format, named.shape)
     isl, osl = _lengths(case, notes, named.shape.name)
     load, concurrency = _load(case, metric, notes)
     split, replicas, reading = _split(case, named.shape, on, stored, notes)
@@ -152,13 +163,23 @@ def resolve(case: Case) -> Setup:
         # Callers per attention group: the tensor-parallel devices of the row are the groups.
         split = Split(attention_dp=split.tp, pp=split.pp)
     made = generation(case.engine, case.engine_version, on.vendor)
-    start = Start(engine=made.name, device=on.name, model=named.shape.name, stored=stored.name, tp=split.tp)
+    start = Start(
+        engine=made.name,
+        device=on.name,
+        model=named.shape.name,
+        stored=stored.name,
+        tp=split.tp,
+        version=case.engine_version,
+        has_groups=split.attention_dp > 1,
+        lengths=(isl, osl),
+        callers=concurrency,
+    )
     return Setup(
         case=case,
         shape=named.shape,
         device=on,
         weights=stored,
-        kv=_kv(case.kv_precision),
+        kv=_kv(case.kv_precision or (kv_name(start, notes) if load is Load.CLOSED else "")),
         generation=made,
         split=split,
         replicas=replicas,
@@ -173,10 +194,12 @@ def resolve(case: Case) -> Setup:
         slo_itl_ms=_promised(notes, "tpot"),
         expert_groups=_expert_groups(notes) if named.shape.moe_layers else 1,
         reading=reading,
-        run_requests=_run_requests(load, notes),
+        run_requests=_run_requests(load, notes, (isl, osl), replicas),
         method=_method(notes),
-        poll_steps=poll_steps(start, concurrency, notes) if load is Load.CLOSED else 1.0,
+        poll_steps=poll_steps(start, notes) if load is Load.CLOSED else 1.0,
         is_cold="no warm-up" in notes,
+        drafted=drafted_tokens(start, notes) if load is Load.CLOSED else 0,
+        gather_steps=gather_steps(start) if load is Load.CLOSED else 0.0,
     )
 
 
@@ -203,6 +226,11 @@ def parse_metric(name: str) -> Metric:
     )
 
 
+def _written_format(case: Case, notes: str) -> str:
+    """The weight format as the case writes it; its notes tell Meta's own checkpoint from others at 8 bit."""
+    return "fp8-rows" if "fp8-meta" in notes else case.weights_precision
+
+
 def _weights(written: str, implied: str, shape: Architecture) -> WeightFormat:
     name = written or implied or "bf16"
     stored = weight_format(name)
@@ -223,7 +251,7 @@ def _kv(written: str) -> KvFormat:
 def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
     isl, osl = _number(case.isl), _number(case.osl)
     if isl is None or osl is None:
-        known = _named_workload(f"{notes} {case.isl.lower()}") or _mlperf_workload(case.metric, model)
+        known = named_workload(f"{notes} {case.isl.lower()}") or mlperf_workload(case.metric, model)
         isl = known[0] if isl is None and known else isl
         osl = known[1] if osl is None and known else osl
     if osl is None and case.metric.startswith("ttft"):
@@ -237,36 +265,6 @@ def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
     if max(isl, osl) > _LONGEST_TOKENS:
         raise InvalidInput("isl" if isl > osl else "osl", f"is beyond {_LONGEST_TOKENS:,} tokens")
     return max(isl, 1.0), osl
-
-
-@dataclass(frozen=True)
-class _Workload:
-    """Mean lengths of a data set, the words that name it, and the model that MLPerf runs it with."""
-
-    match: tuple[str, ...]
-    mlperf_model: str
-    isl: float
-    osl: float
-
-
-@cache
-def _workloads() -> tuple[_Workload, ...]:
-    text = files("outpace.planner").joinpath("workloads.toml").read_text(encoding="utf-8")
-    return tuple(
-        _Workload(tuple(row["match"]), row.get("mlperf_model", ""), float(row["isl"]), float(row["osl"]))
-        for row in tomllib.loads(text).values()
-    )
-
-
-def _named_workload(text: str) -> tuple[float, float] | None:
-    found = (load for load in _workloads() if any(word in text for word in load.match))
-    return next(((load.isl, load.osl) for load in found), None)
-
-
-def _mlperf_workload(metric: str, model: str) -> tuple[float, float] | None:
-    if not metric.startswith("mlperf"):
-        return None
-    return next(((load.isl, load.osl) for load in _workloads() if load.mlperf_model == model), None)
 
 
 def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
@@ -317,10 +315,12 @@ def _burst_size(notes: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _run_requests(load: Load, notes: str) -> float:
+def _run_requests(load: Load, notes: str, lengths: tuple[float, float], replicas: float) -> float:
     """How many requests a run has; MLPerf runs last ten minutes and more, so they have no such end."""
     if load in (Load.SERVER, Load.INTERACTIVE, Load.OFFLINE):
         return _LONG_RUN_REQUESTS
+    if load is Load.FULL:
+        return published_requests(notes, lengths) / replicas or ENDLESS_REQUESTS
     return _burst_size(notes) or _SHORT_RUN_REQUESTS
 
 

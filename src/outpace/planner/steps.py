@@ -17,6 +17,8 @@ from outpace.planner.columns import Columns, Numbers
 Rates = Mapping[str, Numbers]
 _ACTIVATION_BYTES = 2.0
 _REDUCES_PER_LAYER = 2.0
+# Rows of a product's tile: without a kernel for few rows, fewer cost as much.
+_TILE_TOKENS = 128.0
 # Tokens go to their experts at 8 bit and come back at 16.
 _DISPATCH_BYTES = 3.0
 
@@ -30,7 +32,7 @@ class Prefill:
 
 
 def decode_step_s(
-    at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: float = 1.0
+    at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: Numbers | float = 1.0
 ) -> Numbers:
     """Seconds in which each of `batch` sequences of `context` tokens passes `per_sequence` tokens (one, or a draft).
 
@@ -61,7 +63,7 @@ def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
     """
     group = tokens / at.attention_dp
     flops = at.prefill_flops_per_token * tokens
-    products = flops / (at.stage_devices * at.flops * rates["prefill_flops"])
+    products = flops / (at.stage_devices * _reached_flops(at, rates["prefill_flops"]))
     # Attention runs at 16 bit; causal masking halves the square.
     attended = np.where(at.sparse_tokens > 0, np.minimum(tokens, 2 * at.sparse_tokens), tokens)
     attended = (1 - at.sliding_share) * attended + at.sliding_share * np.minimum(2 * at.window_tokens, tokens)
@@ -87,13 +89,21 @@ def weights_read_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
 def _products_s(at: Columns, rates: Rates, batch: Numbers, share: Numbers) -> Numbers:
     """Matrix products: the slower of reading weights and multiplying, with a soft corner."""
     read = weights_read_s(at, rates, batch / at.attention_dp)
-    multiply = at.flops_per_token * batch / (at.stage_devices * at.flops * share)
+    rows = np.where(at.slow_flops > 0, np.maximum(batch, _TILE_TOKENS), batch)
+    multiply = at.flops_per_token * rows / (at.stage_devices * _reached_flops(at, share))
     corner = rates["corner"]
     larger = np.maximum(read, multiply)
     return larger * ((read / larger) ** corner + (multiply / larger) ** corner) ** (1 / corner)
 
 
-def _attention_s(at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: float) -> Numbers:
+def _reached_flops(at: Columns, share: Numbers) -> Numbers:
+    """FLOP/s of a device: a share of its peak, or what products without a kernel of their own reach."""
+    return np.where(at.slow_flops > 0, at.slow_flops, at.flops * share)
+
+
+def _attention_s(
+    at: Columns, rates: Rates, batch: Numbers, context: Numbers, per_sequence: Numbers | float
+) -> Numbers:
     """A sequence's cache is read once for all tokens that it passes in a step."""
     seen = np.where(at.sparse_tokens > 0, np.minimum(context, at.sparse_tokens), context)
     kept = (1 - at.sliding_share) * seen + at.sliding_share * np.minimum(at.window_tokens, context)

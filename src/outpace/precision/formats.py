@@ -9,7 +9,7 @@ import msgspec
 
 from outpace.values.errors import InvalidInput
 
-Scope = Literal["all", "linear", "experts"]
+Scope = Literal["all", "linear", "feed-forward", "experts"]
 Format = TypeVar("Format", "WeightFormat", "KvFormat")
 Multiply = Literal["32", "16", "fp8", "int8", "fp4", "gguf"]
 

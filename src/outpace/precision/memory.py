@@ -76,11 +76,12 @@ def weight_bytes(model: Architecture, stored: WeightFormat) -> WeightBytes:
     """Bytes of all weights at a format, with the parts that the format leaves at higher precision."""
     quantized, rest = stored.bits / 8, stored.rest_bits / 8
     dense = rest if stored.scope == "experts" else quantized
+    attention = rest if stored.scope == "feed-forward" else dense
     table = quantized if stored.scope == "all" else rest
     vocabulary = model.vocab * model.hidden
     # gpt-oss and Kimi keep attention and shared experts at 16 bit when only routed experts are quantized.
     return WeightBytes(
-        dense=model.dense_parameters * dense,
+        dense=model.mixer_parameters * attention + (model.dense_parameters - model.mixer_parameters) * dense,
         routed=model.routed_parameters * quantized,
         head=vocabulary * table,
         table=0.0 if model.tied_embeddings else vocabulary * table,

@@ -99,14 +99,18 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
 
     @property
+    def mixer_parameters(self) -> int:
+        """Weights of all attention and linear-attention layers."""
+        attention = self.mixer_layers * self.attention_parameters_per_layer
+        return attention + self.linear_layers * self.linear_layer_parameters
+
+    @property
     def dense_parameters(self) -> int:
         """Weights that every token passes through, without the token table and the output head."""
-        mixers = self.mixer_layers * self.attention_parameters_per_layer
-        mixers += self.linear_layers * self.linear_layer_parameters
         feed_forward = self.dense_layers * self.ffn_matrices * self.hidden * self.ffn
         shared = self.moe_layers * self.ffn_matrices * self.hidden * self.shared_ffn
         router = self.moe_layers * self.hidden * self.experts
-        return mixers + feed_forward + shared + router
+        return self.mixer_parameters + feed_forward + shared + router
 
     @property
     def parameters(self) -> int:

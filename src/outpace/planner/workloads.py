@@ -1,0 +1,38 @@
+"""Mean lengths of the data sets that runs are measured with, read from `workloads.toml`."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+def named_workload(text: str) -> tuple[float, float] | None:
+    """Mean prompt and output tokens of the data set that a text names."""
+    found = (load for load in _workloads() if any(word in text for word in load.match))
+    return next(((load.isl, load.osl) for load in found), None)
+
+
+def mlperf_workload(metric: str, model: str) -> tuple[float, float] | None:
+    """Mean prompt and output tokens that MLPerf runs a model with."""
+    if not metric.startswith("mlperf"):
+        return None
+    return next(((load.isl, load.osl) for load in _workloads() if load.mlperf_model == model), None)
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """Mean lengths of a data set, the words that name it, and the model that MLPerf runs it with."""
+
+    match: tuple[str, ...]
+    mlperf_model: str
+    isl: float
+    osl: float
+
+
+@cache
+def _workloads() -> tuple[_Workload, ...]:
+    text = files("outpace.planner").joinpath("workloads.toml").read_text(encoding="utf-8")
+    return tuple(
+        _Workload(tuple(row["match"]), row.get("mlperf_model", ""), float(row["isl"]), float(row["osl"]))
+        for row in tomllib.loads(text).values()
+    )

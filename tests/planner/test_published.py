@@ -1,0 +1,170 @@
+"""What is known of published runs: their drafts, their cache, how many requests they had, a checkpoint of rows."""
+
+import pytest
+from tests.planner.samples import case
+from tests.planner.test_recipes import deepseek
+
+from outpace.planner.cases import Case
+from outpace.planner.columns import held_sequences
+from outpace.planner.engines import is_older
+from outpace.planner.model import batch
+from outpace.planner.service import Service
+from outpace.planner.setups import resolve
+
+_PREDICTING = {"engine": "trtllm", "engine_version": "1.2.0rc6.post3", "weights_precision": "fp4"}
+_QWEN = {"model": "Qwen3.5-397B-A17B", "tp": "4", "n_gpus": "4"}
+_FULL = "offline max load, in-flight batching, fixed ISL/OSL; PyTorch backend"
+
+
+def served(asked: Case) -> Service:
+    """What a case is served with by the priors."""
+    prepared = batch([resolve(asked)])
+    return prepared.serve(prepared.rates({}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "drafted"),
+    [
+        (_PREDICTING, 3),
+        ({**_PREDICTING, "notes": "attention-dp enabled"}, 1),
+        ({**_PREDICTING, "engine_version": "1.2.0rc6.post2"}, 0),
+        ({**_PREDICTING, "gpu": "H200-SXM-141GB"}, 0),
+        ({**_PREDICTING, "batch_or_concurrency": "all(16)"}, 0),
+        ({**_QWEN, "notes": "image=lmsysorg/sglang:v0.5.9-cu130"}, 3),
+        ({**_QWEN, "notes": "image=lmsysorg/sglang:v0.5.9-cu130-amd64"}, 0),
+        (_QWEN, 0),
+    ],
+)
+def test_drafts_follow_the_version_or_the_image_of_a_published_run(
+    changes: dict[str, str], drafted: int
+) -> None:
+    assert resolve(deepseek(**{"batch_or_concurrency": "16", **changes})).drafted == drafted
+
+
+def test_a_step_that_checks_a_draft_yields_several_tokens() -> None:
+    fields = {**_PREDICTING, "batch_or_concurrency": "4", "kv_precision": "fp8"}
+    drafting = served(deepseek(**fields))
+    plain = served(deepseek(**{**fields, "engine_version": "1.2.0rc6.post2"}))
+    most = 1 + 0.75 + 0.75**2 + 0.75**3
+    assert plain.itl_s[0] / most < drafting.itl_s[0] < plain.itl_s[0] / 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "bits"),
+    [
+        ({}, 8),
+        ({"kv_precision": "bf16"}, 16),
+        ({"gpu": "H200-SXM-141GB"}, 16),
+        ({"engine": "trtllm", "engine_version": "1.1.0", "gpu": "H200-SXM-141GB"}, 8),
+        ({"notes": "flags: --kv-cache-dtype auto"}, 16),
+        ({"gpu": "H200-SXM-141GB", "notes": "flags: --kv-cache-dtype fp8_e4m3"}, 8),
+        ({"batch_or_concurrency": "all(16)"}, 16),
+        ({**_QWEN, "weights_precision": "bf16"}, 16),
+        ({**_QWEN, "gpu": "H200-SXM-141GB"}, 8),
+    ],
+)
+def test_keys_and_values_are_kept_as_published_runs_keep_them(changes: dict[str, str], bits: int) -> None:
+    assert round(resolve(deepseek(**{"batch_or_concurrency": "16", **changes})).kv.bits) == bits
+
+
+@pytest.mark.parametrize(
+    ("version", "is_eight_bit"), [("0.17.0", False), ("0.19.0", True), ("nightly-x", True)]
+)
+def test_a_recipe_may_hold_since_a_version(version: str, *, is_eight_bit: bool) -> None:
+    fields = {"model": "MiniMax-M2.5", "engine": "vllm", "batch_or_concurrency": "8"}
+    assert (resolve(deepseek(**fields, engine_version=version)).kv.bits < 10) == is_eight_bit
+
+
+def test_what_has_no_number_is_newer_than_every_version() -> None:
+    assert is_older("0.18.1", "0.19")
+    assert not is_older("0.19.0", "0.19")
+    assert not is_older("nightly", "0.19")
+
+
+def full(**changes: str) -> Case:
+    """Eight billion parameters at full load on TensorRT-LLM."""
+    fields = {"engine": "TensorRT-LLM", "engine_version": "1.0.0", "weights_precision": "FP8", "isl": "128"}
+    load = {"osl": "4096", "batch_or_concurrency": "max", "metric": "output_throughput"}
+    return case(**{**fields, **load, **changes})
+
+
+def test_a_published_run_at_full_load_has_an_end() -> None:
+    noted = full(notes=_FULL)
+    assert resolve(noted).run_requests == 1500
+    assert resolve(full()).run_requests > 1e6
+    assert resolve(full(notes=_FULL, isl="100")).run_requests > 1e6
+    assert served(noted).tokens_per_s[0] < served(full()).tokens_per_s[0]
+
+
+def test_no_more_run_at_once_than_the_run_has() -> None:
+    wide = {"gpu": "B200-SXM-180GB", "model": "Llama-3.1-8B"}
+    split = {"tp": "8", "n_gpus": "8"}
+    noted = full(**wide, **split, notes=_FULL)
+    assert held_sequences(resolve(noted)) > 1500
+    assert served(noted).in_flight[0] == 1500
+
+
+def test_engines_divide_a_device_in_their_own_ways() -> None:
+    held = {
+        name: held_sequences(
+            resolve(case(engine=name, engine_version="", model="Qwen3-32B", batch_or_concurrency="all(500)"))
+        )
+        for name in ("vllm", "sglang", "trtllm")
+    }
+    assert held["sglang"] < held["vllm"] < held["trtllm"]
+
+
+def test_rows_without_a_kernel_cost_a_tile_at_least_and_their_attention_is_wider() -> None:
+    fields = {
+        "model": "Llama-3.1-405B",
+        "n_gpus": "8",
+        "tp": "8",
+        "engine": "vLLM",
+        "engine_version": "0.6.3",
+    }
+    few = {"weights_precision": "FP8", "batch_or_concurrency": "4", "metric": "itl_ms_mean"}
+    rows = case(**fields, **few, gpu="MI300X", notes="label '8xMi300x 1FP8-meta'")
+    tensors = case(**fields, **few, gpu="MI300X", notes="label '8xMi300 1FP8-amd'")
+    assert resolve(rows).weights.name == "fp8-rows"
+    assert resolve(rows).memory.weights_bytes > 1.15 * resolve(tensors).memory.weights_bytes
+    assert served(rows).itl_s[0] > 2.5 * served(tensors).itl_s[0]
+    there = {"gpu": "H100-SXM-80GB"}
+    on_hopper = served(case(rows, **there)).itl_s[0] / served(case(tensors, **there)).itl_s[0]
+    assert 1 < on_hopper < 1.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"model": "Llama-3.1-70B", "tp": "4", "n_gpus": "4"}, 20),
+        ({"model": "Llama-3.1-70B"}, 0),
+        ({"model": "Llama-3.1-70B", "tp": "4", "n_gpus": "4", "isl": "8192"}, 0),
+        ({"notes": "attention-dp enabled"}, 60),
+        ({}, 0),
+        ({"engine_version": "1.2.0rc6.post2", "batch_or_concurrency": "64"}, 40),
+        ({"engine_version": "1.2.0rc6.post2", "batch_or_concurrency": "32"}, 0),
+        ({"engine": "sglang", "notes": "attention-dp enabled"}, 0),
+    ],
+)
+def test_prompts_wait_for_others_where_published_runs_say_so(changes: dict[str, str], steps: float) -> None:
+    asked = deepseek(
+        **{"engine": "trtllm", "engine_version": "1.1.0", "batch_or_concurrency": "16", **changes}
+    )
+    assert resolve(asked).gather_steps == steps
+
+
+def test_the_first_to_wait_waits_longest_and_many_share() -> None:
+    fields = {
+        "model": "Llama-3.1-70B",
+        "engine": "trtllm",
+        "engine_version": "1.1.0",
+        "tp": "4",
+        "n_gpus": "4",
+    }
+    waits = []
+    for callers in ("1", "512"):
+        gathering = served(deepseek(**fields, batch_or_concurrency=callers))
+        at_once = served(deepseek(**fields, batch_or_concurrency=callers, isl="1025"))
+        waits.append((gathering.ttft_s[0] - at_once.ttft_s[0]) / gathering.itl_s[0])
+    assert waits[0] == pytest.approx(20, rel=0.05)
+    assert 10 < waits[1] < 13
