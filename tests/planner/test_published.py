@@ -10,6 +10,7 @@ from outpace.planner.engines import is_older
 from outpace.planner.model import batch
 from outpace.planner.service import Service
 from outpace.planner.setups import resolve
+from outpace.planner.traffics import traffic_of
 
 _PREDICTING = {"engine": "trtllm", "engine_version": "1.2.0rc6.post3", "weights_precision": "fp4"}
 _QWEN = {"model": "Qwen3.5-397B-A17B", "tp": "4", "n_gpus": "4"}
@@ -168,3 +169,14 @@ def test_the_first_to_wait_waits_longest_and_many_share() -> None:
         waits.append((gathering.ttft_s[0] - at_once.ttft_s[0]) / gathering.itl_s[0])
     assert waits[0] == pytest.approx(20, rel=0.05)
     assert 10 < waits[1] < 13
+
+
+def test_drawn_lengths_are_served_as_their_means_and_compared_as_written() -> None:
+    noted = resolve(deepseek(isl="1000", osl="2000", notes="lengths drawn from 0.8 to 1"))
+    means = resolve(deepseek(isl="900", osl="1800"))
+    assert served(noted.case).ttft_s[0] == pytest.approx(served(means.case).ttft_s[0])
+    assert served(noted.case).itl_s[0] == pytest.approx(served(means.case).itl_s[0])
+    assert held_sequences(noted) == held_sequences(means)
+    assert traffic_of(noted) == traffic_of(resolve(deepseek(isl="1000", osl="2000")))
+    assert noted.has_varied_lengths
+    assert not means.has_varied_lengths

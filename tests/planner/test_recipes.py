@@ -9,7 +9,7 @@ from tests.planner.samples import case
 from outpace.planner.cases import Case
 from outpace.planner.groundtruth import read_ground_truth
 from outpace.planner.model import batch
-from outpace.planner.setups import resolve
+from outpace.planner.setups import Setup, resolve
 
 _FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -79,25 +79,35 @@ def test_first_tokens_of_an_engine_that_compiles_late_teach_nothing() -> None:
 
 @pytest.mark.parametrize(("day", "is_cold"), [("2025-11-02", True), ("2026-01-21", False), ("", False)])
 def test_runs_before_the_source_warmed_up_are_cold(day: str, is_cold: bool, tmp_path: Path) -> None:
+    found = read_inferencex(tmp_path, measured=day)
+    assert [setup.is_cold for setup in found] == [is_cold, is_cold]
+
+
+@pytest.mark.parametrize(
+    ("origin", "share"), [("inferencex-csv", 0.9), ("inferencex-db-dump", 0.9), ("gap-analysis", 1.0)]
+)
+def test_the_source_draws_its_lengths_and_the_tables_other_origin_does_not(
+    origin: str, share: float, tmp_path: Path
+) -> None:
+    found = read_inferencex(tmp_path, origin=origin)
+    assert [setup.mean_share for setup in found] == [share, share]
+    assert {(setup.isl, setup.osl) for setup in found} == {(1024, 1024)}
+
+
+def read_inferencex(folder: Path, **changes: str) -> list[Setup]:
+    """Setups of one row of the source's table, read beside the other tables."""
     for name in ("throughput.csv", "latency.csv"):
-        (tmp_path / name).write_bytes((_FIXTURES / name).read_bytes())
+        (folder / name).write_bytes((_FIXTURES / name).read_bytes())
     names = (_FIXTURES / "latency_inferencex.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     asked = deepseek()
     row = {
         **{name: getattr(asked, name) for name in names if hasattr(asked, name)},
-        **{
-            "id": "SIL-X",
-            "measured": day,
-            "mode": "agg",
-            "moe_ep": "1",
-            "ttft_ms": "180.5",
-            "tpot_ms": "9.25",
-        },
+        **{"id": "SIL-X", "mode": "agg", "moe_ep": "1", "ttft_ms": "180.5", "tpot_ms": "9.25"},
+        **changes,
     }
     line = ",".join(row.get(name, "") for name in names)
-    (tmp_path / "latency_inferencex.csv").write_text(",".join(names) + "\n" + line + "\n", encoding="utf-8")
-    found = [row.setup for row in read_ground_truth(tmp_path).rows if row.case.id == "SIL-X"]
-    assert [setup.is_cold for setup in found] == [is_cold, is_cold]
+    (folder / "latency_inferencex.csv").write_text(",".join(names) + "\n" + line + "\n", encoding="utf-8")
+    return [row.setup for row in read_ground_truth(folder).rows if row.case.id == "SIL-X"]
 
 
 def test_a_case_without_any_of_it_is_served_as_before() -> None:

@@ -84,7 +84,7 @@ def held_sequences(setup: Setup) -> float:
     """Sequences that run at once: what memory holds, within the engine's limit; at least one."""
     made = setup.generation
     limit = made.small_max_sequences if _is_small(setup) else made.max_sequences or _MOST_SEQUENCES
-    memory = setup.memory
+    memory = setup.mean_memory
     fitting = (
         made.cache_room_bytes(memory) // memory.kv_bytes_per_sequence if memory.kv_bytes_per_sequence else 0.0
     )
@@ -111,8 +111,8 @@ def _row(setup: Setup) -> tuple[float, ...]:
         setup.generation.slow_flops if setup.weights.name in setup.generation.slow_formats else 0.0,
         on.peer_bytes_per_s,
         float(on.link_bytes_per_s > 0),
-        setup.isl,
-        setup.osl,
+        setup.mean_isl,
+        setup.mean_osl,
         setup.concurrency,
         setup.rate_per_s,
         held_sequences(setup),

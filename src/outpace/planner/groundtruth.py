@@ -17,6 +17,10 @@ _STATISTICS = {"mean": "mean", "p50": "p50", "p99": "p99", "mean_tpot": "mean", 
 # InferenceX sends requests ahead of its measurement since; before, kernels were compiled within the first ones.
 _WARMED_SINCE = "2026-01-21"
 _NOT_WARMED = "no warm-up"
+# Its client draws lengths evenly, from `int(0.8 * length)` to `length` (`--random-range-ratio 0.8` in every script and
+# workflow from 2025-09-20 to 2026-08-21, read 2026-11-29). The table's other origin does not say how it measured.
+_DRAWING_ORIGINS = ("inferencex-csv", "inferencex-db-dump")
+_DRAWN = "lengths drawn from 0.8 to 1"
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def _latencies(base: Case, fields: dict[str, str]) -> Iterator[tuple[Case, float
 def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
     tp = _degree(fields["tp"])
     layout = f"attention-dp={_degree(fields['attn_dp'])} ep={_degree(fields['moe_ep'])}; {fields['notes']}"
+    if fields["origin"] in _DRAWING_ORIGINS:
+        layout = f"{_DRAWN}; {layout}"
     if fields["measured"] and fields["measured"] < _WARMED_SINCE:
         layout = f"{layout}; {_NOT_WARMED}"
     base = Case(

@@ -95,4 +95,4 @@ def batch(setups: Sequence[Setup]) -> Batch:
 
 def _scale(setup: Setup) -> float:
     per_instance = 1 / setup.split.devices if setup.metric.per_device else setup.replicas
-    return per_instance / (setup.osl if setup.metric.per_sample else 1.0)
+    return per_instance / (setup.mean_osl if setup.metric.per_sample else 1.0)

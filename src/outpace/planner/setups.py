@@ -17,7 +17,7 @@ from outpace.planner.recipes import (
     poll_steps,
     published_requests,
 )
-from outpace.planner.workloads import mlperf_workload, named_workload
+from outpace.planner.workloads import mean_share, mlperf_workload, named_workload
 from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
 from outpace.precision.memory import MemoryUse, Split, memory_use, weight_bytes
 from outpace.values.architecture import Architecture
@@ -124,11 +124,27 @@ class Setup:
     drafted: int = 0
     # Decode steps that a prompt may wait for others to be read with.
     gather_steps: float = 0.0
+    # Where lengths are drawn, `isl` and `osl` are the longest; the mean is this share of them.
+    mean_share: float = 1.0
+
+    @property
+    def mean_isl(self) -> float:
+        """Prompt tokens of the mean request."""
+        return self.isl * self.mean_share
+
+    @property
+    def mean_osl(self) -> float:
+        """Output tokens of the mean request."""
+        return self.osl * self.mean_share
 
     @property
     def has_varied_lengths(self) -> bool:
         """Whether requests differ in length: means of a data set are not whole, fixed lengths are."""
-        return not (self.isl.is_integer() and self.osl.is_integer()) or "sharegpt" in self.method
+        return (
+            self.mean_share < 1
+            or not (self.isl.is_integer() and self.osl.is_integer())
+            or "sharegpt" in self.method
+        )
 
     @property
     def is_compiling(self) -> bool:
@@ -137,13 +153,22 @@ class Setup:
 
     @property
     def memory(self) -> MemoryUse:
-        """What one device holds.
+        """What one device holds when requests are as long as the case says."""
+        return self._memory(self.isl, self.osl)
+
+    @property
+    def mean_memory(self) -> MemoryUse:
+        """What one device holds of mean requests."""
+        return self._memory(self.mean_isl, self.mean_osl)
+
+    def _memory(self, isl: float, osl: float) -> MemoryUse:
+        """Use by requests of such lengths.
 
         A full instance is taken to admit only what can finish; under other loads engines admit by present use,
         so sequences are counted at their mean length.
         """
-        grown = self.osl if self.load in (Load.FULL, Load.OFFLINE, Load.STATIC) else self.osl / 2
-        tokens = max(1, round(self.isl + grown))
+        grown = osl if self.load in (Load.FULL, Load.OFFLINE, Load.STATIC) else osl / 2
+        tokens = max(1, round(isl + grown))
         step_tokens = int(min(8192, max(2048, self.isl)))
         capacity = self.device.memory_bytes
         return memory_use(self.shape, self.weights, self.kv, self.split, capacity, tokens, step_tokens)
@@ -200,6 +225,7 @@ def resolve(case: Case) -> Setup:
         is_cold="no warm-up" in notes,
         drafted=drafted_tokens(start, notes) if load is Load.CLOSED else 0,
         gather_steps=gather_steps(start) if load is Load.CLOSED else 0.0,
+        mean_share=mean_share(notes),
     )
 
 

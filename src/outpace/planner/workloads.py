@@ -1,5 +1,6 @@
-"""Mean lengths of the data sets that runs are measured with, read from `workloads.toml`."""
+"""Mean lengths of what runs are measured with: data sets, read from `workloads.toml`, and drawn lengths."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,12 @@ def mlperf_workload(metric: str, model: str) -> tuple[float, float] | None:
     if not metric.startswith("mlperf"):
         return None
     return next(((load.isl, load.osl) for load in _workloads() if load.mlperf_model == model), None)
+
+
+def mean_share(notes: str) -> float:
+    """The mean length as a share of the longest, by a note such as `lengths drawn from 0.8 to 1`; 1 without one."""
+    found = re.search(r"\blengths drawn from (0?\.\d+) to 1\b", notes)
+    return (1 + float(found[1])) / 2 if found else 1.0
 
 
 @dataclass(frozen=True)
