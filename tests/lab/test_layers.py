@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
+import msgspec
 import pytest
 
 from outpace.lab.compare import Run
@@ -10,16 +11,21 @@ from outpace.lab.layers import CONTINUOUS, ENGINE, NAIVE, PREFIX, SPECULATION, S
 from outpace.lab.layers_report import story_html
 
 
-def run(side: str, workload: str, users: int, rate: float) -> Run:
-    sample = Sample(began_s=0.0, first_s=0.1, ended_s=10.0, output_tokens=round(10 * rate))
-    return Run(side=side, workload=workload, users=users, rounds=(summed([sample], 10.0),))
+def run(side: str, workload: str, users: int, *rates: float) -> Run:
+    """A round for each rate."""
+    rounds = (
+        summed([Sample(began_s=0.0, first_s=0.1, ended_s=10.0, output_tokens=round(10 * rate))], 10.0)
+        for rate in rates
+    )
+    return Run(side=side, workload=workload, users=users, rounds=tuple(rounds))
 
 
 def story(skipped: dict[str, str] | None = None) -> Story:
     runs = [
         run(ENGINE, "chat", 8, 40.0),
-        run("static", "chat", 8, 50.0),
-        run(CONTINUOUS, "chat", 8, 100.0),
+        # The slow sides at the begin have one round, whatever is asked for.
+        run("static", "chat", 8, 50.0, 60.0),
+        run(CONTINUOUS, "chat", 8, 100.0, 120.0),
         run(CONTINUOUS, "code", 8, 100.0),
         run(SPECULATION, "code", 8, 150.0),
         run(CONTINUOUS, "multi-turn", 8, 80.0),
@@ -49,6 +55,15 @@ def test_each_layer_is_compared_with_the_one_before_on_its_own_workload() -> Non
     assert made[PREFIX].over_before == pytest.approx(1.5)
     # Naive serving was not asked these questions.
     assert made[SPECULATION].over_first is None
+
+
+def test_a_layer_with_other_rounds_than_the_first_is_compared_by_the_middle_ones() -> None:
+    one = msgspec.structs.replace(
+        story(), runs=(*story().runs[:2], run("precision", "chat", 8, 70.0, 50.0, 60.0))
+    )
+    made = {factor.layer: factor for factor in factors(one)}
+    assert made["precision"].over_before == pytest.approx(1.5)
+    assert made["precision"].over_first == pytest.approx(6.0)
 
 
 def test_without_naive_serving_the_story_begins_one_step_later() -> None:
