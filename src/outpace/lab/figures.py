@@ -122,8 +122,9 @@ def middle(runs: Sequence[LoadFigures]) -> LoadFigures:
 def gain(one: Sequence[LoadFigures], other: Sequence[LoadFigures]) -> float:
     """How many times faster `one` is than `other`: the median of the ratios of runs that were neighbours in time.
 
-    Unequal numbers of runs were not asked in turns: then it is the ratio of the middle ones. Both were asked the same, so the tails of the runs are alike; with few requests per user the time without them
-    would be no more than the prefill.
+    Unequal numbers of runs were not asked in turns: then it is the ratio of the middle ones. Both were asked the same,
+    so the tails of the runs are alike; with few requests per user the time without them would be no more than the
+    prefill.
     """
     pairs = [*zip(one, other, strict=True)] if len(one) == len(other) else [(middle(one), middle(other))]
     return median(a.output_tokens_per_s / max(b.output_tokens_per_s, 1e-9) for a, b in pairs)
