@@ -62,7 +62,7 @@ def _groups(node: Any) -> tuple[Any, Any, Any] | None:
 def _is_by_row(node: Any) -> bool:
     groups = _groups(node)
     assert groups is not None
-    _, middles, scales = (each.get_data() for each in groups)
+    middles, scales = (each.get_data() for each in groups[1:])
     return bool((middles == _MIDDLE).all() and (scales == scales[:, :1]).all())
 
 
