@@ -86,7 +86,7 @@ def _beside(xs: Sequence[int], at: int) -> list[tuple[int, float]]:
 
 
 def _between(xs: Sequence[int], ys: Sequence[float], at: int) -> float:
-    """On the line between the points around `at`; asked hundreds of times a step; numpy takes six times as long."""
+    """On the line between the points around `at`; asked hundreds of times a step, so not by `_beside` or numpy."""
     above = bisect_left(xs, at)
     if above == 0 or above == len(xs):
         return ys[min(above, len(xs) - 1)]

@@ -26,6 +26,7 @@ Logits = NDArray[np.float32]
 # Rows of the last matrix product that are wanted: without it every position of a prompt would be multiplied.
 _WANTED = "wanted_rows"
 _CACHES = ("key_cache.", "value_cache.")
+# Inputs of 64 bits; the others have 32.
 _WIDE = frozenset({"input_ids", "position_ids", _WANTED})
 
 

@@ -23,8 +23,7 @@ _MIDDLE = 128
 
 def merge_groups(path: Path) -> bool:
     """Rewrite a converted model when all its matrices of 8 bit have one scale per row; False: it stays as it is."""
-    core = openvino.Core()
-    model = core.read_model(path)
+    model = openvino.Core().read_model(path)
     found = [node for node in model.get_ops() if _groups(node) is not None]
     if not found or not all(_is_by_row(node) for node in found):
         return False
@@ -37,7 +36,6 @@ def merge_groups(path: Path) -> bool:
     # The file that is read from is mapped: it is replaced, never written over.
     merged = path.with_name(f"merged_{path.name}")
     openvino.save_model(model, merged, compress_to_fp16=False)
-    del model, found, core
     for suffix in (".bin", ".xml"):
         merged.with_suffix(suffix).replace(path.with_suffix(suffix))
     return True

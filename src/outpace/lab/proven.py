@@ -54,7 +54,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: DeploymentSpec) -> Served:
-    """What a deployment gets on `engine`: the shipped weights if they have a pass, else proven ones made of them.
+    """What a deployment gets on `engine`: the first of `formats_best_first` with a pass, else the shipped weights.
 
     `engine` is one of `facts.GATED_KV`, `artifacts` is HOME/artifacts, `model` as verdicts name it. Reads files: call
     it in a thread. The KV format is the first of them with a pass. Without any pass the shipped weights serve at 16
@@ -72,7 +72,7 @@ def served(artifacts: Path, engine: str, model: str, shipped: Weights, spec: Dep
         )
         for each in _weights(artifacts, shipped, spec.precision)
     ]
-    first = next(option for option in options if not option.is_made or len(options) == 1)
+    first = next((option for option in options if not option.is_made), options[0])
     taken = next((option for option in options if option.kv.is_proven), first)
     if taken is not first:
         why = f"{taken.weights.precision}, {taken.kv.reason}; {first.weights.precision}: {first.kv.reason}"
