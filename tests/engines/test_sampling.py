@@ -38,6 +38,13 @@ def test_heat_evens_them_out() -> None:
     assert drawn(ROW, sampling(temperature=2.0)) == pytest.approx(dict(enumerate(hot)), abs=0.03)
 
 
+def test_tokens_of_a_long_row_come_as_often_as_they_are_likely() -> None:
+    row = np.full(700, -30.0, dtype=np.float32)
+    row[[0, 255, 256, 600, 699]] = np.log([0.1, 0.2, 0.3, 0.15, 0.25])
+    wanted = {0: 0.1, 255: 0.2, 256: 0.3, 600: 0.15, 699: 0.25}
+    assert drawn(row, sampling()) == pytest.approx(wanted, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("filtered", "left"),
     [
