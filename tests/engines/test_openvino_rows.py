@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from openvino import opset13
 
-from outpace.engines.openvino_rows import ACTIVATION_GROUP, merge_groups
+from outpace.engines.openvino_library import lay_out
+from outpace.engines.openvino_rows import ACTIVATION_GROUP
 
 ROWS, GROUP = 48, 32
 # Activations stay whole, so that only the layout of weights may make a difference.
@@ -55,7 +56,7 @@ def test_one_scale_per_row_says_the_same(tmp_path: Path, num_groups: int, is_div
     path = tmp_path / "openvino_model.xml"
     write_model(path, by_row(num_groups))
     before = run(path, num_groups * GROUP)
-    assert merge_groups(path)
+    assert lay_out(path)
     assert np.allclose(run(path, num_groups * GROUP), before, rtol=1e-3, atol=1e-2)
     assert constants(path) == {(ROWS, num_groups * GROUP), (ROWS, 1)}
     model = openvino.Core().read_model(path)
@@ -74,7 +75,7 @@ def test_anything_else_stays_as_it_is(tmp_path: Path, what: str) -> None:
         scales[3, 2, 0] *= 2
     write_model(path, scales, middle=127 if what == "another middle" else 128)
     before = path.read_bytes()
-    assert not merge_groups(path)
+    assert not lay_out(path)
     assert path.read_bytes() == before
 
 
@@ -82,4 +83,4 @@ def test_a_model_without_such_matrices_stays(tmp_path: Path) -> None:
     path = tmp_path / "openvino_model.xml"
     given = opset13.parameter([-1, 4], np.float32)
     openvino.save_model(openvino.Model([opset13.relu(given)], [given], "m"), path)
-    assert not merge_groups(path)
+    assert not lay_out(path)

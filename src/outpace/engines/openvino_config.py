@@ -49,8 +49,8 @@ class OpenVinoConfig(
     threads: int
 
 
-# Weights up to this size are held once more, for steps that guess.
-_SMALL_WEIGHTS_BYTES = 512 << 20
+# Weights up to this size are held once more, for steps that guess, and laid out for steps of few tokens.
+SMALL_WEIGHTS_BYTES = 512 << 20
 
 
 def graphs_that_guess(weights_bytes: int) -> int:
@@ -58,7 +58,7 @@ def graphs_that_guess(weights_bytes: int) -> int:
 
     The engine prepares for each step of another length, which takes milliseconds whatever the model's size.
     """
-    return 2 if weights_bytes <= _SMALL_WEIGHTS_BYTES else 1
+    return 2 if weights_bytes <= SMALL_WEIGHTS_BYTES else 1
 
 
 # Sequences that may fill their context at the same time, unless the setting says otherwise.

@@ -4,7 +4,6 @@ OpenVINO GenAI's reader of GGUF files writes a scale for each 32 columns of ever
 same in a row, so one per row says the same numbers; nothing is rounded here.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,8 @@ _OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
 _MIDDLE = 128
 
 
-def merge_groups(path: Path) -> bool:
-    """Rewrite a converted model when all its matrices of 8 bit have one scale per row; False: it stays as it is."""
-    model = openvino.Core().read_model(path)
+def merge_groups(model: Any) -> bool:
+    """Change a model when all its matrices of 8 bit have one scale per row; False: it stays as it is."""
     found = [node for node in model.get_ops() if _groups(node) is not None]
     if not found or not all(_is_by_row(node) for node in found):
         return False
@@ -32,12 +30,6 @@ def merge_groups(path: Path) -> bool:
         _replace(node)
     if is_divided:
         model.set_rt_info(str(ACTIVATION_GROUP), _OPTION)
-    model.validate_nodes_and_infer_types()
-    # The file that is read from is mapped: it is replaced, never written over.
-    merged = path.with_name(f"merged_{path.name}")
-    openvino.save_model(model, merged, compress_to_fp16=False)
-    for suffix in (".bin", ".xml"):
-        merged.with_suffix(suffix).replace(path.with_suffix(suffix))
     return True
 
 

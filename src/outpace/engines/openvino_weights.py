@@ -13,6 +13,8 @@ from outpace.values.errors import WeightsInvalid
 
 MODEL_FILE = "openvino_model.xml"
 _LONGEST_CONVERSION_S = 3600.0
+# Of what is made of the library's files (`openvino_library.lay_out`); files of an earlier one are made again.
+_LAYOUT = 2
 
 
 def with_draft_folder(config: OpenVinoConfig, scratch: Path) -> OpenVinoConfig:
@@ -42,7 +44,7 @@ def openvino_folder(config: OpenVinoConfig, scratch: Path) -> Path:
         source_sha256=digest_of(weights),
         source_format="gguf",
         format="openvino",
-        tool=f"openvino-genai {version('openvino-genai')}",
+        tool=f"openvino-genai {version('openvino-genai')}, layout {_LAYOUT}",
     )
     store = MadeStore(Path(config.artifacts_dir))
     # Wide formats stay as they are, narrow ones are widened at most to 8 bit.
