@@ -31,16 +31,12 @@ _WIDE = frozenset({"input_ids", "position_ids", _WANTED})
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What one sequence has computed in a step: new `tokens` behind `past` ones, and the last rows that are wanted.
-
-    The last `num_fillers` tokens are there for the step's length only; no row of them is wanted.
-    """
+    """What one sequence has computed in a step: new `tokens` behind `past` ones, and the last rows that are wanted."""
 
     tokens: Tokens
     past: int
     pages: Sequence[int]
     num_rows: int = 1
-    num_fillers: int = 0
 
 
 class _Inputs:
@@ -73,7 +69,11 @@ class Graph:
         self._request = compiled.create_infer_request()
         self._inputs = _Inputs(self._request)
         self.pages: Pages = beside.pages if beside else Pages(config.kv_tokens // BLOCK_TOKENS, BLOCK_TOKENS)
-        # Bytes of keys and values, as the compiled graph lays them out.
+        # Fillers write to a page beyond those of sequences, all the same.
+        self._filler = Part(
+            tokens=np.zeros(1, dtype=np.int64), past=0, pages=(self.pages.num_pages,), num_rows=0
+        )
+        # Bytes of keys and values of sequences, as the compiled graph lays them out.
         self.kv_bytes = sum(self._give_pages(port, beside) for port in compiled.inputs)
 
     @property
@@ -102,11 +102,13 @@ class Graph:
                 self.pages.give_back(seat)
         return [np.stack(row) for row in rows]
 
-    def run(self, parts: Sequence[Part]) -> list[Logits]:
-        """One step: for each part the logits behind the last `num_rows` tokens that are no fillers, (rows, vocabulary).
+    def run(self, asked: Sequence[Part], num_fillers: int = 0) -> list[Logits]:
+        """One step: for each part the logits behind its last `num_rows` tokens, (rows, vocabulary).
 
-        Rows are the engine's memory: the next step overwrites them. Raises RuntimeError when the engine fails.
+        Fillers are tokens of nobody, there for the step's length only. Rows are the engine's memory: the next step
+        overwrites them. Raises RuntimeError when the engine fails.
         """
+        parts = [*asked, *(self._filler for _ in range(num_fillers))]
         ends = [part.past + len(part.tokens) for part in parts]
         pages = [part.pages[: -(-end // BLOCK_TOKENS)] for end, part in zip(ends, parts, strict=True)]
         begins = [0, *itertools.accumulate(len(part.tokens) for part in parts)]
@@ -124,7 +126,7 @@ class Graph:
         put(
             _WANTED,
             [
-                at - part.num_fillers
+                at
                 for part, end in zip(parts, begins[1:], strict=True)
                 for at in range(end - part.num_rows, end)
             ],
@@ -133,7 +135,7 @@ class Graph:
         # At 32 users a copy would be six megabytes a step.
         rows = np.asarray(self._request.get_tensor("logits").data, dtype=np.float32)
         rows = rows.reshape(-1, rows.shape[-1])
-        ways = [0, *itertools.accumulate(part.num_rows for part in parts)]
+        ways = [0, *itertools.accumulate(part.num_rows for part in asked)]
         return [rows[start:end] for start, end in itertools.pairwise(ways)]
 
     def _read(self, prompt: Tokens, seat: Seat) -> Logits:
@@ -170,9 +172,10 @@ class Graph:
             self._request.set_tensor(name, beside._request.get_tensor(name))
             return 0
         widths = [size.get_length() for size in list(port.partial_shape)[1:]]
-        tensor = openvino.Tensor(port.element_type, openvino.Shape([self.pages.num_pages, *widths]))
+        num_pages = self.pages.num_pages
+        tensor = openvino.Tensor(port.element_type, openvino.Shape([num_pages + 1, *widths]))
         self._request.set_tensor(name, tensor)
-        return int(tensor.byte_size)
+        return int(tensor.byte_size) * num_pages // (num_pages + 1)
 
 
 def _choose_rows(model: Any) -> None:

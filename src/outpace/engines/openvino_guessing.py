@@ -4,8 +4,8 @@ OpenVINO GenAI's own look-up guesses the same number of tokens for every sequenc
 match, and tells nobody how its guesses fare. Here each step guesses what pays on this machine, per sequence.
 
 The engine prepares anew for a step of another length than the last one, which for a small model takes half as long as
-the step itself. So steps that guess run on a graph of their own where the weights are small enough to be held once
-more, and are filled up to the last one's length where that is quicker.
+the step itself. So steps that guess, and those that read prompts, run on a graph of their own where the weights are
+small enough to be held once more, and steps are filled up to the last one's length where that is quicker.
 """
 
 import itertools
@@ -26,6 +26,7 @@ from outpace.engines.openvino_library import weights_bytes
 from outpace.engines.openvino_pages import Seat, Tokens
 from outpace.engines.openvino_wire import Piece, Sampling
 from outpace.engines.sampling import pick
+from outpace.engines.step_lengths import Length
 from outpace.values.clock import SystemClock
 
 # Steps of so many tokens are timed at the start.
@@ -34,12 +35,11 @@ _PLAIN_TOKENS = (1, 8, MOST_GUESSED + 1)
 _TIMED_ROUNDS = 2
 # Longer ones are those of many users: reckoned first, learnt when they come.
 _LATER_TOKENS = (48, 96)
-_FILLERS = np.zeros(MOST_GUESSED + 1, dtype=np.int64)
-# A step may write so many tokens of a sequence behind its answer: a guess, and what fills the step up.
-_AHEAD_TOKENS = 2 * (MOST_GUESSED + 1)
-_BACK_TOKENS = 4 * _AHEAD_TOKENS
+# A step may write so many tokens of a sequence behind its answer: the last one said, and a guess.
+_AHEAD_TOKENS = MOST_GUESSED + 1
+_BACK_TOKENS = 8 * _AHEAD_TOKENS
 # Pages for that beside a context that is full.
-SPARE_TOKENS = 4 * _AHEAD_TOKENS
+SPARE_TOKENS = 8 * _AHEAD_TOKENS
 # Enough to guess how an answer begins: one of the runs that are looked for.
 _BEFORE_ANSWER = MEMORY_RUNS[1]
 _CLOCK = SystemClock()
@@ -119,7 +119,7 @@ class GuessingLane:
         self._graph = Graph(config, folder)
         self._draft = Draft(config, Path(config.draft_path)) if config.draft_path else None
         has_own = graphs_that_guess(weights_bytes(folder)) > 1
-        # For steps that guess.
+        # For steps that guess or read.
         self._guessing = Graph(config, folder, self._graph) if has_own else self._graph
         self._eos = eos
         self._step_tokens = config.step_tokens
@@ -131,6 +131,8 @@ class GuessingLane:
         self._is_willing = False
         costs = timed(self._guessing)
         self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
+        # Of the last step on the graph for plain ones.
+        self._plain = Length()
 
     @property
     def is_idle(self) -> bool:
@@ -279,26 +281,38 @@ class GuessingLane:
     def _run(self, parts: list[Part]) -> list[Logits]:
         """One step on the graph for it; what it took is learnt."""
         num_tokens = sum(len(part.tokens) for part in parts)
-        # Reading is another kind of step.
-        if num_tokens != sum(part.num_rows for part in parts):
-            return self._graph.run(parts)
-        has_guesses = num_tokens > len(parts)
-        if has_guesses:
-            wanted = min(self.times.length(num_tokens), num_tokens + MOST_GUESSED)
-            parts, num_tokens = [*parts[:-1], _filled(parts[-1], wanted - num_tokens)], wanted
+        is_reading = num_tokens != sum(part.num_rows for part in parts)
+        if not is_reading and num_tokens == len(parts):
+            return self._run_plain(parts)
+        if self._guessing is self._graph:
+            self._plain = Length(num_tokens)
+        if is_reading:
+            # Another kind of step: nothing is learnt.
+            self.times = msgspec.structs.replace(self.times, last=num_tokens)
+            return self._guessing.run(parts)
+        wanted, last = self.times.length(num_tokens), self.times.last
+        self.times = msgspec.structs.replace(self.times, last=wanted)
         began_s = _CLOCK.monotonic_s()
-        rows = (self._guessing if has_guesses else self._graph).run(parts)
-        self._learn(num_tokens, _CLOCK.monotonic_s() - began_s, has_guesses=has_guesses)
+        rows = self._guessing.run(parts, wanted - num_tokens)
+        self._learn(wanted, _CLOCK.monotonic_s() - began_s, is_steady=wanted == last, has_guesses=True)
         return rows
 
-    def _learn(self, num_tokens: int, took_s: float, *, has_guesses: bool) -> None:
+    def _run_plain(self, parts: list[Part]) -> list[Logits]:
+        last, self._plain = self._plain.num_tokens, self._plain.next(len(parts), self.times.plain)
+        num_tokens = self._plain.num_tokens
+        began_s = _CLOCK.monotonic_s()
+        rows = self._graph.run(parts, num_tokens - len(parts))
+        took_s = _CLOCK.monotonic_s() - began_s
+        self._learn(num_tokens, took_s, is_steady=num_tokens == last, has_guesses=False)
+        return rows
+
+    def _learn(self, num_tokens: int, took_s: float, *, is_steady: bool, has_guesses: bool) -> None:
         times = self.times
         if has_guesses:
-            guessing = times.guessing.seen(num_tokens, took_s, is_steady=num_tokens == times.last)
-            self.times = msgspec.structs.replace(times, guessing=guessing, last=num_tokens)
+            guessing = times.guessing.seen(num_tokens, took_s, is_steady=is_steady)
+            self.times = msgspec.structs.replace(times, guessing=guessing)
         else:
-            # One of other sequences is a change too, but a rare one.
-            plain = times.plain.seen(num_tokens, took_s, is_steady=True)
+            plain = times.plain.seen(num_tokens, took_s, is_steady=is_steady)
             self.times = msgspec.structs.replace(times, plain=plain)
 
     def _decided(self, number: int, one: _Sequence, rows: Logits) -> Piece:
@@ -336,14 +350,6 @@ class GuessingLane:
         one.memory.learn(one.answer())
         if one.seat is not None:
             self._graph.pages.give_back(one.seat)
-
-
-def _filled(part: Part, num_tokens: int) -> Part:
-    """With so many fillers behind it; the keys and values that are written for them are overwritten."""
-    if not num_tokens:
-        return part
-    filled = np.concatenate((part.tokens, _FILLERS[:num_tokens]))
-    return msgspec.structs.replace(part, tokens=filled, num_fillers=num_tokens)
 
 
 def timed(graph: Graph, lengths: tuple[int, ...] = _TIMED_TOKENS) -> StepCosts:
