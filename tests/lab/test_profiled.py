@@ -4,7 +4,15 @@ import msgspec
 import pytest
 from tests.precision.small import matrices, write_gguf
 
-from outpace.lab.profiled import PARTIAL, Profiled, Variant, artifact_name, conditions_of, is_partial
+from outpace.lab.profiled import (
+    DISTURBED,
+    PARTIAL,
+    Profiled,
+    Variant,
+    artifact_name,
+    conditions_of,
+    is_partial,
+)
 from outpace.values.errors import InvalidInput
 from outpace.values.profile import LoadPoint, Profile, SpeculationPoint
 
@@ -90,6 +98,29 @@ def test_a_profile_by_which_guesses_cannot_be_judged_is_a_part_of_one(
     assert is_partial(msgspec.structs.replace(part, points=wider))
     # It counts as far as it goes, and says that it does not go far.
     assert rig.profiled.find(rig.variant).reason == PARTIAL
+
+
+@pytest.mark.parametrize(
+    ("others_share", "tries", "is_again"),
+    [(None, 1, False), (0.1, 1, False), (0.5, 1, True), (0.5, 2, True), (0.5, 3, False)],
+)
+def test_what_was_measured_beside_other_programs_is_measured_again_a_few_times(
+    rig: Rig, others_share: float | None, tries: int, is_again: bool
+) -> None:
+    rig.keep(code=1.0, chat=1.0)
+    known = rig.profiled.find(rig.variant).profile
+    assert known is not None
+    points = tuple(
+        SpeculationPoint(method="ngram", workload=workload, users=users, gain=1.0)
+        for workload in ("code", "chat")
+        for users in (1, 16)
+    )
+    whole = msgspec.structs.replace(known, speculation=points, others_share=others_share, tries=tries)
+    rig.profiled.store.keep(whole)
+    found = rig.profiled.find(rig.variant)
+    # Until then it is what is known.
+    assert found.profile == whole
+    assert found.reason == (DISTURBED if is_again else None)
 
 
 def test_a_name_is_taken_without_a_profile(rig: Rig) -> None:

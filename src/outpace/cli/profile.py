@@ -78,13 +78,14 @@ def _measure(home: "Home", found: dict[str, Any], engine: str | None) -> dict[st
     from outpace.cli.spec import spec_of
     from outpace.compose import Models
     from outpace.lab.profile_one import profile_one
-    from outpace.scheduling.profiles import best_concurrency
+    from outpace.scheduling.profiles import best_concurrency, is_disturbed
 
     variant = Models(home).variant(spec_of(found["spec"]), engine)
     with following(found["name"]) as say:
         made = asyncio.run(profile_one(home.profiles, variant, say))
     document: dict[str, Any] = msgspec.to_builtins(made)
-    return {**document, "best_concurrency": best_concurrency(made.points)}
+    derived = {"best_concurrency": best_concurrency(made.points), "is_disturbed": is_disturbed(made)}
+    return {**document, **derived}
 
 
 @contextlib.contextmanager
@@ -118,6 +119,11 @@ def show_profile(document: dict[str, Any]) -> None:
         f"  loads in {document['load_s']:.1f} s · prefill {document['prefill_tokens_per_s']:,.0f} tok/s · "
         f"best at {document['best_concurrency']} at once"
     )
+    if document["is_disturbed"]:
+        typer.echo(
+            f"  other programs took {document['others_share']:.0%} of the processors then: figures may be too low; "
+            "run `outpace profile` again on a quiet machine"
+        )
     typer.echo()
     table(["users>", "tok/s>", "TTFT ms>", "ITL ms>"], map(_point_row, document["points"]))
     if document["speculation"]:

@@ -17,7 +17,7 @@ from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
 from outpace.scheduling.autoscale import Pressure
-from outpace.scheduling.profiles import best_concurrency
+from outpace.scheduling.profiles import best_concurrency, is_disturbed
 from outpace.scheduling.variants import choose
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
@@ -68,6 +68,7 @@ def profile_document(resolved: Resolved | None) -> dict[str, Any] | None:
         return {"reason": resolved.profile_reason}
     document: dict[str, Any] = msgspec.to_builtins(resolved.profile)
     document["best_concurrency"] = best_concurrency(resolved.profile.points)
+    document["is_disturbed"] = is_disturbed(resolved.profile)
     return document
 
 

@@ -19,7 +19,7 @@ from outpace.engines.speculation import (
 )
 from outpace.hardware.machine import detect, machine_name
 from outpace.lab.profiles import Found, ProfileStore
-from outpace.scheduling.profiles import is_cut
+from outpace.scheduling.profiles import is_cut, is_disturbed
 from outpace.scheduling.speculation import MANY_USERS, choose_method
 from outpace.values.errors import InvalidInput
 from outpace.values.profile import Conditions, Profile
@@ -30,6 +30,9 @@ _SHA256_DIGITS = 64
 TRIED = ("ngram",)
 TEXTS = ("code", "chat")
 PARTIAL = "not all loads and kinds of text are measured yet"
+DISTURBED = "other programs were at work when it was measured"
+# A machine that is never quiet is measured as it is.
+_MOST_TRIES = 3
 # Engines that start soon enough for a sweep.
 _MEASURED = frozenset({"llamacpp", "openvino"})
 # Set by the sweep itself: what it measures does not depend on them.
@@ -82,6 +85,8 @@ class Profiled:
         found = self.store.find(conditions_of(variant, self._machine))
         if found.profile is not None and is_partial(found.profile):
             return Found(profile=found.profile, reason=PARTIAL)
+        if found.profile is not None and is_to_repeat(found.profile):
+            return Found(profile=found.profile, reason=DISTURBED)
         return found
 
     def tune(self, wanted: str, variant: Variant) -> Tuned:
@@ -123,6 +128,11 @@ class Profiled:
         draft, main = _tokens_of(resolved.artifact_path), _tokens_of(Path(variant.artifact_path))
         require_same_tokens(name, draft, variant.model, main)
         return str(resolved.artifact_path)
+
+
+def is_to_repeat(known: Profile) -> bool:
+    """Worth another sweep at a quieter time."""
+    return is_disturbed(known) and known.tries < _MOST_TRIES
 
 
 def is_partial(known: Profile) -> bool:

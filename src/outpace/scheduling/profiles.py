@@ -29,6 +29,10 @@ class VariantFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 UNMEASURED = VariantFigures()
 
+# Engines keep every core: what others take costs them several times as much, because their threads wait for each other
+# (llama.cpp beside one busy program of the lowest priority: 26 instead of 88 tok/s; docs/lab/LOG.md, 2026-11-29).
+MOST_OTHERS_SHARE = 0.15
+
 
 def variant_figures(profile: Profile | None) -> VariantFigures:
     """What the gateway is told of a profile; nothing is claimed without one."""
@@ -60,6 +64,11 @@ def is_cut(points: Sequence[LoadPoint]) -> bool:
         return False
     before = max((point.output_tokens_per_s for point in points[:-1]), default=0.0)
     return before < _ENOUGH * points[-1].output_tokens_per_s
+
+
+def is_disturbed(profile: Profile) -> bool:
+    """Other programs were at work when it was measured: it may say a fraction of what the variant can do."""
+    return profile.others_share is not None and profile.others_share > MOST_OTHERS_SHARE
 
 
 def speculation_bands(points: Sequence[SpeculationPoint]) -> tuple[SpeculationBand, ...]:

@@ -55,6 +55,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     # Prompt tokens read per output token while `points` were measured; 0 in older profiles.
     read_per_output: float = 0.0
     speculation: tuple[SpeculationPoint, ...] = ()
+    # Share of the processors' time that other programs took around the sweep, 0 to 1; None: not known.
+    others_share: float | None = None
+    # Sweeps by the platform itself until the machine was quiet enough.
+    tries: int = 1
     # Live answers that moved the figures since.
     refined_by: int = 0
     # Ways of speculation that live answers have ended, and why; a new sweep gives them another chance.
