@@ -13,7 +13,7 @@ import msgspec
 from outpace.engines.registry import engine
 from outpace.hardware.busy import busy_share
 from outpace.hardware.machine import detect, machine_name
-from outpace.lab.profiled import Variant, conditions_of, is_partial
+from outpace.lab.profiled import Variant, conditions_of, is_partial, is_to_repeat
 from outpace.lab.profiles import ProfileStore, alone
 from outpace.lab.profiling import Say, go_on, profile, sweep_of
 from outpace.lab.replica import die_with_parent
@@ -38,7 +38,8 @@ async def profile_one(
     is_afresh: bool = True,
     patience_s: float = 0.0,
 ) -> Profile:
-    """The profile of a variant on this machine, kept; not `is_afresh`: one that is partial is gone on with.
+    """The profile of a variant on this machine, kept; not `is_afresh`: one that is partial is gone on with, but for
+    one that was measured beside other programs.
 
     Waits at most `patience_s` for other programs to end. Raises EngineFailed, EngineTimedOut, InvalidInput.
     """
@@ -56,7 +57,7 @@ async def profile_one(
         known = None if is_afresh else store.find(conditions).profile
         clock = SystemClock()
         before = await _others_share(clock, patience_s, say)
-        if known is not None and is_partial(known):
+        if known is not None and is_partial(known) and not is_to_repeat(known):
             made = await go_on(known, sweep, engine(variant.engine), clock, say)
             before = _larger(before, known.others_share)
         else:
