@@ -220,6 +220,34 @@ def test_a_sequence_that_is_given_up_frees_its_pages(loaded: Loaded) -> None:
     assert loaded.pipeline.kv_used_fraction == before
 
 
+def test_a_prompt_of_another_key_is_not_behind_those_of_one_that_floods(loaded: Loaded) -> None:
+    config = msgspec.structs.replace(loaded.config, step_tokens=64)
+    lane = GuessingLane(config, loaded.folder, eos=2)
+    long, short = (np.resize(loaded.prompt("Why is the sky blue?"), length) for length in (512, 128))
+    for number in (1, 2, 3):
+        assert lane.add(number, long, greedy(1), "flood")
+    lane.step()
+    assert lane.add(4, short, greedy(1), "other")
+    ended = [piece.id for _ in range(40) for piece in lane.step()]
+    # It needs two steps, and nothing of what was begun is lost.
+    assert ended == [4, 1, 2, 3]
+    assert lane.is_idle
+
+
+def test_a_prompt_that_was_passed_over_often_goes_on(loaded: Loaded) -> None:
+    config = msgspec.structs.replace(loaded.config, step_tokens=64)
+    lane = GuessingLane(config, loaded.folder, eos=2)
+    prompt = loaded.prompt("Why is the sky blue?")
+    for number in (1, 2):
+        assert lane.add(number, np.resize(prompt, 128), greedy(1), "flood")
+    ended = []
+    for number in range(3, 40):
+        # As many of other keys as can be read: each takes a whole step.
+        assert lane.add(number, np.resize(prompt, 64), greedy(1), f"key {number}")
+        ended += [piece.id for piece in lane.step()]
+    assert {1, 2} < set(ended)
+
+
 def test_where_pages_run_out_the_youngest_wait_and_go_on_where_they_were(loaded: Loaded) -> None:
     prompts = [loaded.prompt(code_edit(random.Random(seed))) for seed in (3, 4, 5)]
     config = msgspec.structs.replace(loaded.config, kv_tokens=1024)

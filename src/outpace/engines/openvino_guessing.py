@@ -10,6 +10,7 @@ small enough to be held once more, and steps are filled up to the last one's len
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,8 @@ _BACK_TOKENS = 8 * _AHEAD_TOKENS
 SPARE_TOKENS = 8 * _AHEAD_TOKENS
 # Enough to guess how an answer begins: one of the runs that are looked for.
 _BEFORE_ANSWER = MEMORY_RUNS[1]
+# Nobody waits for ever: after so many steps a prompt goes on before all others.
+_MOST_PASSED_OVER = 8
 _CLOCK = SystemClock()
 
 
@@ -62,6 +65,8 @@ class _Sequence:
         self.past = 0
         # Of the prompt: what never had to be read.
         self.cached = 0
+        # Steps in a row in which other prompts were read instead.
+        self.passed_over = 0
         self.said: list[int] = []
         self.guess: list[int] = []
         self.is_dropped = False
@@ -250,11 +255,23 @@ class GuessingLane:
             self._guess(deciding)
         parts = {number: one.deciding() for number, one in deciding.items()}
         left = max(1, self._step_tokens - sum(len(part.tokens) for part in parts.values()))
-        for number, one in seated.items():
-            if one.is_reading and left > 0:
+        for number, one in self._in_turn(seated):
+            if left > 0:
                 parts[number] = one.reading(left)
                 left -= len(parts[number].tokens)
+            one.passed_over = 0 if number in parts else one.passed_over + 1
         return parts
+
+    def _in_turn(self, seated: dict[int, _Sequence]) -> list[tuple[int, _Sequence]]:
+        """Prompts in the order in which they are read on: first those of the key that has fewest sequences here.
+
+        A key that floods with long prompts makes others wait for the step, not for the prompt that it is in.
+        """
+        held = Counter(one.tenant for one in self._all())
+        reading = [(number, one) for number, one in seated.items() if one.is_reading]
+        return sorted(
+            reading, key=lambda each: (each[1].passed_over < _MOST_PASSED_OVER, held[each[1].tenant])
+        )
 
     def _guess(self, deciding: dict[int, _Sequence]) -> None:
         """Let every sequence that is in its answer guess."""
