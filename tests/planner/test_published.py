@@ -34,6 +34,10 @@ def served(asked: Case) -> Service:
         ({**_QWEN, "notes": "image=lmsysorg/sglang:v0.5.9-cu130"}, 3),
         ({**_QWEN, "notes": "image=lmsysorg/sglang:v0.5.9-cu130-amd64"}, 0),
         (_QWEN, 0),
+        ({**_PREDICTING, "notes": "speculation off"}, 0),
+        ({**_PREDICTING, "notes": "Speculative decoding OFF"}, 0),
+        ({**_PREDICTING, "notes": "draft_len=2, acceptance_rate=0.7"}, 0),
+        ({**_QWEN, "notes": "image=lmsysorg/sglang:v0.5.9-cu130; speculation off"}, 0),
     ],
 )
 def test_drafts_follow_the_version_or_the_image_of_a_published_run(

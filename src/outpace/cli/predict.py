@@ -30,7 +30,12 @@ def predict(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict every case with an 80 % interval; a case that cannot run gets 0, one not known nothing."""
+    """Predict every case with an 80 % interval; a case that cannot run gets 0, one not known nothing.
+
+    What a case leaves open is taken as the published runs of the same engine, device, model and format were started:
+    the format of keys and values, tokens drafted per step, how often arrivals are looked for. A column or a flag in
+    notes goes before: `kv_precision`, `--kv-cache-dtype auto`, `--scheduler-recv-interval 1`, `speculation off`.
+    """
     from outpace.planner.calibration import load_calibration, shipped_calibration
     from outpace.planner.cases import read_cases
     from outpace.planner.predict import predict as answer_all

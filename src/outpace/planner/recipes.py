@@ -107,7 +107,12 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def drafted_tokens(start: Start, notes: str) -> int:
-    """Tokens that a published run drafted per step where its recipe says so, which its table does not; else 0."""
+    """Tokens that a published run drafted per step where its recipe says so, which its table does not; else 0.
+
+    A case whose notes speak of speculation (`speculation off`, `draft_len=3`) is taken at its word instead.
+    """
+    if re.search(r"\bspeculat|\bdraft_len\b", notes):
+        return 0
     image = re.search(r"\bimage=([^\s;]+)", notes)
     for recipe in recipes():
         is_image = not recipe.image or (image is not None and image[1].endswith(recipe.image))
