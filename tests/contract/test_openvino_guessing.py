@@ -25,7 +25,7 @@ __all__ = ["smollm2_gguf"]
 
 # Between a step of one token and one of several the rounding differs, and keys and values keep it: the library's own
 # answers, judged token by token, part from the likeliest by up to 0.16 on an AMD EPYC, and by up to 0.42 where what is
-# guessed, which times of steps decide, was varied in 18 runs (2026-11-29, docs/lab/LOG.md). A wrong token is off by ten.
+# guessed, as times of steps decide, was varied in 18 runs (2026-11-29, docs/lab/LOG.md). A wrong token is off by ten.
 _TIE = 0.8
 
 
