@@ -51,6 +51,13 @@ class Rig:
         )
 
 
+def guesses(*measured: tuple[str, int]) -> tuple[SpeculationPoint, ...]:
+    return tuple(
+        SpeculationPoint(method="ngram", workload=workload, users=users, gain=1.0)
+        for workload, users in measured
+    )
+
+
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
@@ -86,12 +93,8 @@ def test_a_profile_by_which_guesses_cannot_be_judged_is_a_part_of_one(
     rig.keep(code=1.0, chat=1.0)
     known = rig.profiled.find(rig.variant).profile
     assert known is not None
-    points = tuple(
-        SpeculationPoint(method="ngram", workload=workload, users=users, gain=1.0)
-        for workload, users in measured
-    )
     conditions = msgspec.structs.replace(known.conditions, engine=engine)
-    part = msgspec.structs.replace(known, conditions=conditions, speculation=points)
+    part = msgspec.structs.replace(known, conditions=conditions, speculation=guesses(*measured))
     assert is_partial(part) == is_part
     # More at once may be better still.
     wider = (*known.points, LoadPoint(users=4, output_tokens_per_s=2.0))
@@ -110,11 +113,7 @@ def test_what_was_measured_beside_other_programs_is_measured_again_a_few_times(
     rig.keep(code=1.0, chat=1.0)
     known = rig.profiled.find(rig.variant).profile
     assert known is not None
-    points = tuple(
-        SpeculationPoint(method="ngram", workload=workload, users=users, gain=1.0)
-        for workload in ("code", "chat")
-        for users in (1, 16)
-    )
+    points = guesses(("code", 1), ("chat", 1), ("code", 16), ("chat", 16))
     whole = msgspec.structs.replace(known, speculation=points, others_share=others_share, tries=tries)
     rig.profiled.store.keep(whole)
     found = rig.profiled.find(rig.variant)
