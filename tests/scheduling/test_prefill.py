@@ -12,8 +12,8 @@ from outpace.scheduling.tickets import Ticket
 from outpace.values.snapshot import VariantEntry
 
 
-def reading(tokens: int, *, tells: bool = True) -> Ticket:
-    return Ticket("k", arrived_s=0.0, deadline_s=60.0, prompt_tokens=tokens, tells_first_token=tells)
+def reading(tokens: int, *, tells: bool = True, key: str = "k") -> Ticket:
+    return Ticket(key, arrived_s=0.0, deadline_s=60.0, prompt_tokens=tokens, tells_first_token=tells)
 
 
 def prefills(tokens_per_s: float = 200.0) -> Prefills:
@@ -53,8 +53,35 @@ def test_what_tells_no_first_token_counts_for_as_long_as_it_should_take() -> Non
     assert found.wait_s(13.0) is None
 
 
+def test_the_key_that_reads_most_holds_back_no_other_and_others_share_the_bound() -> None:
+    found = prefills()
+    found.begin(reading(3_000, key="flood"), 0.0)
+    assert found.has_room(reading(500, key="small"), 0.0)
+    assert not found.has_room(reading(500, key="flood"), 0.0)
+    assert not found.has_room(reading(600, key="small"), 0.0)
+    found.begin(reading(300, key="small"), 0.0)
+    assert not found.has_room(reading(300, key="third"), 0.0)
+    assert found.has_room(reading(200, key="third"), 0.0)
+    assert not found.has_room(reading(10, key="small"), 0.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 2_000), st.sampled_from("abc")), max_size=60))
+def test_beside_one_key_never_more_than_the_bound_is_read(steps: list[tuple[bool, int, str]]) -> None:
+    found, inside = prefills(), list[Ticket]()
+    for begins, tokens, key in steps:
+        ticket = reading(tokens, key=key)
+        if begins and found.has_room(ticket, 0.0):
+            found.begin(ticket, 0.0)
+            inside.append(ticket)
+        elif inside:
+            assert found.end(inside.pop(0))
+        of_key = [sum(each.prompt_tokens for each in inside if each.key == name) for name in "abc"]
+        longest = max((each.prompt_tokens for each in inside), default=0)
+        assert sum(of_key) <= max(512, longest) + 512
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 2_000)), max_size=60))
-def test_never_more_than_the_bound_is_read_and_somebody_always_may(steps: list[tuple[bool, int]]) -> None:
+def test_of_one_key_never_more_than_the_bound_is_read_and_somebody_always_may(steps: list[tuple[bool, int]]) -> None:
     found, inside = prefills(), list[Ticket]()
     for begins, tokens in steps:
         ticket = reading(tokens)
@@ -88,8 +115,8 @@ async def test_the_next_prompt_goes_at_the_first_token_and_another_key_goes_firs
     rig.queue.update(entry(replica("a", 8, "v"), variants=(variant(200.0),)))
     first = rig.ticket("flood", prompt_tokens=500)
     assert rig.queue.take(first) is not None
-    await rig.waiting("flood", prompt_tokens=500)
-    small, _ = await rig.waiting("small", prompt_tokens=500)
+    await rig.waiting("flood", prompt_tokens=600)
+    small, _ = await rig.waiting("small", prompt_tokens=600)
     assert rig.given == []
     rig.queue.wrote("a", first)
     await asyncio.sleep(0)
@@ -99,6 +126,16 @@ async def test_the_next_prompt_goes_at_the_first_token_and_another_key_goes_firs
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert rig.given == ["small", "flood"]
+
+
+async def test_a_key_of_which_nothing_is_read_begins_beside_a_flood() -> None:
+    rig = Rig()
+    rig.queue.update(entry(replica("a", 8, "v"), variants=(variant(200.0),)))
+    assert rig.take("flood", prompt_tokens=3_000) == "a"
+    await rig.waiting("flood", prompt_tokens=500)
+    await rig.waiting("small", prompt_tokens=500)
+    await asyncio.sleep(0)
+    assert rig.given == ["small"]
 
 
 async def test_without_a_measured_rate_nobody_waits() -> None:

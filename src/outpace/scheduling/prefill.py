@@ -4,6 +4,8 @@ Reading two long prompts side by side takes as long as one after the other, only
 comes next waits for all of them. So a prompt waits in the line, where order is fair, while others are being read.
 """
 
+from collections import Counter
+
 from outpace.scheduling.tickets import Ticket
 
 # Below this many tokens at once engines read faster together (the micro-batch of llama.cpp).
@@ -40,11 +42,19 @@ class Prefills:
         return self._reading.pop(ticket, None) is not None
 
     def has_room(self, ticket: Ticket, now_s: float) -> bool:
-        """Its prompt may be read now: beside the others, or alone however long it is."""
+        """Its prompt may be read now: beside the others, or alone however long it is.
+
+        The key that reads most does not hold back one that reads nothing: engines take its prompt before more of the
+        other's, and behind a long one they would learn of it only at the end.
+        """
         if self.budget_tokens is None:
             return True
-        reading = [each.prompt_tokens for each in self._reading if self._wait_s(each, now_s) is not None]
-        return not reading or sum(reading) + ticket.prompt_tokens <= self.budget_tokens
+        reading = Counter[str]()
+        for each in self._reading:
+            if self._wait_s(each, now_s) is not None:
+                reading[each.key] += each.prompt_tokens
+        beside = reading.total() if ticket.key in reading else reading.total() - max(reading.values(), default=0)
+        return not reading or beside + ticket.prompt_tokens <= self.budget_tokens
 
     def wait_s(self, now_s: float) -> float | None:
         """Until a prompt that nobody will report counts as read; None when each will be reported."""
