@@ -34,7 +34,8 @@ def profile(*speeds: tuple[int, float]) -> Profile:
 
 def resolve_two(spec: DeploymentSpec, **changes: Any) -> Resolved:
     """Echo twice: the main one fast for one caller, the companion for many."""
-    main = msgspec.structs.replace(resolve_echo(spec), profile=profile((1, 100.0), (32, 100.0)))
+    measured = profile((1, 100.0), (32, 100.0))
+    main = msgspec.structs.replace(resolve_echo(spec), profile=measured, parallel=32)
     if spec.variants == "off":
         return msgspec.structs.replace(main, no_companion="`variants: off` in its file")
     companion = msgspec.structs.replace(
@@ -65,6 +66,7 @@ async def under_load(rig: Rig, running: int, *shown: str) -> None:
 
 def hasty(monkeypatch: Any) -> None:
     monkeypatch.setattr(policy, "UP_AFTER_S", 0.2)
+    monkeypatch.setattr(policy, "LEAST_UP_AFTER_S", 0.2)
     monkeypatch.setattr(policy, "SMOOTHED_OVER_S", 0.01)
     monkeypatch.setattr(policy, "_DOWN_AFTER_S", (0.3, 0.3))
     monkeypatch.setattr(policy, "REST_S", 0.0)

@@ -20,6 +20,9 @@ from outpace.scheduling.companions import (
 from outpace.scheduling.variants import Option, cross_over, promised
 
 SIGHT = Sight(users=0, edges=Edges(up=8, down=6), is_possible=True, is_main_ready=True, start_s=5.0)
+ALONE = Edges(up=1, down=1)
+# The main variant has answered for long.
+LATER = History(main_since_s=-1000.0)
 TICK_S = 0.25
 
 
@@ -40,10 +43,11 @@ def seen(users: int, **changes: object) -> Sight:
 
 
 def test_a_lasting_load_brings_it_and_a_lasting_lull_ends_it() -> None:
-    history, came_s = after(History(), seen(32), 0.0, 10.0)
+    history, came_s = after(History(), seen(8), 0.0, 10.0)
     assert history.is_up
     assert came_s is not None
-    assert 4.0 <= came_s <= 5.0
+    # The smoothed load needs three seconds to come near to eight.
+    assert 6.0 <= came_s <= 7.5
     history, left_s = after(history, seen(1), 10.0, 300.0)
     assert not history.is_up
     assert left_s is not None
@@ -51,26 +55,50 @@ def test_a_lasting_load_brings_it_and_a_lasting_lull_ends_it() -> None:
 
 
 def test_a_burst_or_a_load_below_the_cross_over_does_not_bring_it() -> None:
-    burst, _ = after(History(), seen(32), 0.0, 2.0)
+    burst, _ = after(History(), seen(12), 0.0, 2.0)
     assert not after(burst, seen(1), 2.0, 60.0)[0].is_up
     assert not after(History(), seen(7), 0.0, 600.0)[0].is_up
 
 
 def test_one_user_who_asks_again_and_again_brings_it_but_rare_requests_do_not() -> None:
     """Requests of 2 s, for which the companion is the faster one already at one user, with pauses."""
-    alone = Edges(up=1, down=1)
 
     def asks(pause_s: float, for_s: float) -> bool:
-        history, now_s = History(), 0.0
+        history, now_s = LATER, 0.0
         while now_s < for_s and not history.is_up:
-            history, _ = after(history, seen(1, edges=alone), now_s, 2.0)
+            history, _ = after(history, seen(1, edges=ALONE), now_s, 2.0)
             if not history.is_up:
-                history, _ = after(history, seen(0, edges=alone), now_s + 2.0, pause_s)
+                history, _ = after(history, seen(0, edges=ALONE), now_s + 2.0, pause_s)
             now_s += 2.0 + pause_s
         return history.is_up
 
     assert asks(pause_s=5.0, for_s=120.0)
     assert not asks(pause_s=120.0, for_s=7200.0)
+
+
+def test_a_load_far_above_the_cross_over_brings_it_sooner() -> None:
+    _, far_s = after(History(), seen(64), 0.0, 10.0)
+    _, near_s = after(History(), seen(16), 0.0, 10.0)
+    assert far_s is not None
+    assert near_s is not None
+    assert 1.0 <= far_s <= 1.5
+    assert far_s + 1.0 <= near_s <= 4.0
+
+
+def test_one_that_is_faster_at_every_load_comes_with_the_main_variant_and_stays_for_long() -> None:
+    loading, came_s = after(History(), seen(0, edges=ALONE, is_main_ready=False), 0.0, 10.0)
+    assert came_s is None
+    history, came_s = after(loading, seen(0, edges=ALONE), 10.0, 1.0)
+    assert came_s == 0.0
+    # It leaves at last where nobody asks, and does not come back by itself.
+    history, left_s = after(history, seen(0, edges=ALONE), 11.0, 3_000.0)
+    assert left_s is not None
+    assert left_s >= 890.0
+    assert not history.is_up
+    # Nor for what is measured only while the main variant has answered for long.
+    assert not after(LATER, seen(0, edges=ALONE), 0.0, 100.0)[0].is_up
+    # With a cross-over it waits for the load.
+    assert not after(History(), seen(0), 0.0, 100.0)[0].is_up
 
 
 def test_between_the_two_edges_everything_stays_as_it_is() -> None:

@@ -39,14 +39,20 @@ def profile(*figures: tuple[int, float]) -> Profile:
 
 
 def test_a_profile_fills_the_fields_of_a_variant() -> None:
-    figures = variant_figures(profile((1, 100.0), (8, 170.0), (16, 172.0)))
+    figures = variant_figures(profile((1, 100.0), (8, 170.0), (16, 172.0)), 32)
     assert figures.speeds == ((1, 100.0), (8, 170.0), (16, 172.0))
     assert figures.prefill_tokens_per_s == 900.0
     assert figures.in_flight == 16
     assert [(band.method, band.most_users, band.gain) for band in figures.speculation] == [
         ("ngram_simple", 1, 1.5)
     ]
-    assert variant_figures(None) == UNMEASURED
+    assert variant_figures(None, 8) == UNMEASURED
+
+
+def test_what_a_sweep_found_beyond_a_replica_s_places_is_not_claimed() -> None:
+    figures = variant_figures(profile((1, 100.0), (8, 120.0), (32, 176.0)), 8)
+    assert figures.speeds == ((1, 100.0), (8, 120.0))
+    assert figures.in_flight == 8
 
 
 def test_the_best_number_at_once_is_the_most_that_is_nearly_fastest() -> None:
@@ -62,8 +68,8 @@ def test_where_speed_still_rose_at_the_last_load_nobody_knows_how_many_are_best(
     assert not is_cut(points((1, 50.0), (32, 150.0)))
     assert not is_cut(())
     cut, whole = profile((1, 50.0), (16, 150.0)), profile((1, 50.0), (16, 150.0), (32, 140.0))
-    assert variant_figures(cut).in_flight is None
-    assert variant_figures(whole).in_flight == 16
+    assert variant_figures(cut, 32).in_flight is None
+    assert variant_figures(whole, 32).in_flight == 16
 
 
 @pytest.mark.parametrize(

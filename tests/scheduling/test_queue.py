@@ -315,12 +315,19 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
 
 async def test_a_variant_s_limit_is_shared_by_workers_and_what_others_leave_is_used() -> None:
     rig = Rig(num_workers=2)
-    rig.queue.update(entry(replica("a", variant="v"), variants=(measured(100.0, most=4),)))
+    rig.queue.update(entry(replica("a", 2, "v"), variants=(measured(100.0, most=4),)))
     busy = DeploymentDemand(running=2)
     rig.queue.see_peers([busy])
     assert [rig.take() for _ in range(2)] == ["a", "a"]
     assert rig.queue.take(rig.ticket()) is None
     rig.queue.see_peers([])  # the other worker went idle
+    assert [rig.take() for _ in range(2)] == ["a", "a"]
+    assert rig.queue.take(rig.ticket()) is None
+
+
+async def test_no_more_run_at_a_replica_than_it_has_places_whatever_was_measured_on_a_larger_one() -> None:
+    rig = Rig()
+    rig.queue.update(entry(replica("a", 2, "v"), variants=(measured(100.0, most=32),)))
     assert [rig.take() for _ in range(2)] == ["a", "a"]
     assert rig.queue.take(rig.ticket()) is None
 

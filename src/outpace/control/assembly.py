@@ -65,7 +65,7 @@ def settings_of(spec: DeploymentSpec, resolved: Resolved | None) -> dict[str, st
 
 def variant_entry(spec: DeploymentSpec, resolved: Resolved) -> VariantEntry:
     """What serves, for receipts: engine, precisions, and whether a verdict backs them."""
-    kv, figures = resolved.kv_precision, variant_figures(resolved.profile)
+    kv, figures = resolved.kv_precision, variant_figures(resolved.profile, resolved.parallel)
     return VariantEntry(
         id="/".join((resolved.engine, resolved.precision, *([kv] if kv else []))),
         engine=resolved.engine,

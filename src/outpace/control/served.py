@@ -183,7 +183,7 @@ class Served:
         resolved = self.resolved
         if resolved is None:
             return Capacity(places=1)
-        figures = variant_figures(resolved.profile)
+        figures = variant_figures(resolved.profile, resolved.parallel)
         return Capacity(
             places=resolved.parallel,
             speeds=figures.speeds,

@@ -17,7 +17,7 @@ from outpace.fleet.starts import remedy
 from outpace.metering.booking import Receipt
 from outpace.metering.reports import UsageLine
 from outpace.scheduling.autoscale import Pressure
-from outpace.scheduling.profiles import best_concurrency, is_disturbed
+from outpace.scheduling.profiles import best_concurrency, is_disturbed, reachable
 from outpace.scheduling.variants import choose
 from outpace.values.money import format_usd
 from outpace.values.snapshot import DeploymentEntry
@@ -66,8 +66,9 @@ def profile_document(resolved: Resolved | None) -> dict[str, Any] | None:
         return None
     if resolved.profile is None:
         return {"reason": resolved.profile_reason}
-    document: dict[str, Any] = msgspec.to_builtins(resolved.profile)
-    document["best_concurrency"] = best_concurrency(resolved.profile.points)
+    points = reachable(resolved.profile.points, resolved.parallel)
+    document: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(resolved.profile, points=points))
+    document["best_concurrency"] = best_concurrency(points)
     document["is_disturbed"] = is_disturbed(resolved.profile)
     return document
 

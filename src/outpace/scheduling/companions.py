@@ -1,7 +1,8 @@
 """When a deployment's companion, the variant for many users, is there beside its main one. Pure.
 
 Its count is 0 or 1 and nobody else sets it. Starts are rare by construction: it comes only after the load has stayed
-above the cross-over, or was there again and again, and leaves only after minutes below break-even.
+above the cross-over, or was there again and again, and leaves only after minutes below break-even. One that is faster
+even for a single request comes with the main variant: whoever asks first would have to wait for it.
 """
 
 import math
@@ -11,6 +12,10 @@ import msgspec
 # The load is smoothed over this time: between two answers a closed loop of clients shows fewer than it has.
 SMOOTHED_OVER_S = 1.0
 UP_AFTER_S = 4.0
+# Far above the cross-over it is held for less: each second more lets a burst crawl on the main variant.
+LEAST_UP_AFTER_S = 1.0
+# One that is faster for a single request comes when the main variant has answered for less than this.
+_FRESH_S = 30.0
 # Above the cross-over for so long in all, within about this time: one person who asks now and then.
 UP_AFTER_IN_ALL_S = 15.0
 _REMEMBERED_S = 300.0
@@ -57,6 +62,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float | None = None
     # Seconds above the cross-over while it was not there, fading.
     missed_s: float = 0.0
+    # Since when the main variant has answered.
+    main_since_s: float | None = None
     rests_until_s: float = -math.inf
 
 
@@ -76,7 +83,7 @@ def down_after_s(start_s: float) -> float:
 def decide(history: History, sight: Sight, now_s: float) -> Decision:
     """Whether the companion shall be there."""
     passed_s = max(0.0, now_s - history.seen_s)
-    history = _smoothed(history, sight.users, now_s)
+    history = _main_seen(_smoothed(history, sight.users, now_s), sight, now_s)
     if not sight.is_possible:
         return (
             Decision(left(history, now_s, REST_S), "the main variant is gone")
@@ -95,20 +102,33 @@ def left(history: History, now_s: float, rest_s: float) -> History:
     )
 
 
+def up_after_s(users: float, up: int) -> float:
+    """How long a load of so many must last, for a companion that is clearly faster from `up` on."""
+    return max(LEAST_UP_AFTER_S, min(UP_AFTER_S, UP_AFTER_S * up / max(users, 1.0)))
+
+
 def _while_down(history: History, sight: Sight, now_s: float, passed_s: float) -> Decision:
+    edges, may_start = sight.edges, sight.is_main_ready and now_s >= history.rests_until_s
+    if edges is not None and may_start and _is_fresh_and_faster(history, edges, now_s):
+        up = msgspec.structs.replace(history, is_up=True, since_s=None, missed_s=0.0)
+        return Decision(up, "measured to be faster at every load")
     # Half a user less: a smoothed load only comes near to what it is.
-    is_high = sight.edges is not None and history.users >= sight.edges.up - 0.5
-    if not is_high or not sight.is_main_ready or now_s < history.rests_until_s:
+    if edges is None or history.users < edges.up - 0.5 or not may_start:
         missed_s = history.missed_s * math.exp(-passed_s / _REMEMBERED_S)
         return Decision(msgspec.structs.replace(history, since_s=None, missed_s=missed_s))
     since_s = now_s if history.since_s is None else history.since_s
     missed_s = history.missed_s + min(passed_s, _LONGEST_TICK_S)
-    if now_s - since_s < UP_AFTER_S and missed_s < UP_AFTER_IN_ALL_S:
+    held_s = up_after_s(history.users, edges.up)
+    if now_s - since_s < held_s and missed_s < UP_AFTER_IN_ALL_S:
         return Decision(msgspec.structs.replace(history, since_s=since_s, missed_s=missed_s))
     up = msgspec.structs.replace(history, is_up=True, since_s=None, missed_s=0.0)
-    if now_s - since_s < UP_AFTER_S:
+    if now_s - since_s < held_s:
         return Decision(up, f"{UP_AFTER_IN_ALL_S:g} s in all of requests that it answers sooner")
-    return Decision(up, f"{history.users:.0f} requests at once for {UP_AFTER_S:g} s")
+    return Decision(up, f"{history.users:.0f} requests at once for {held_s:.2g} s")
+
+
+def _is_fresh_and_faster(history: History, edges: Edges, now_s: float) -> bool:
+    return edges.up <= 1 and history.main_since_s is not None and now_s - history.main_since_s <= _FRESH_S
 
 
 def _while_up(history: History, sight: Sight, now_s: float) -> Decision:
@@ -116,10 +136,18 @@ def _while_up(history: History, sight: Sight, now_s: float) -> Decision:
     if not is_low:
         return Decision(msgspec.structs.replace(history, since_s=None))
     since_s = now_s if history.since_s is None else history.since_s
-    patience_s = down_after_s(sight.start_s)
+    is_always_faster = sight.edges is not None and sight.edges.up <= 1
+    patience_s = _DOWN_AFTER_S[1] if is_always_faster else down_after_s(sight.start_s)
     if now_s - since_s < patience_s:
         return Decision(msgspec.structs.replace(history, since_s=since_s))
     return Decision(left(history, now_s, REST_S), f"not needed for {patience_s:.0f} s")
+
+
+def _main_seen(history: History, sight: Sight, now_s: float) -> History:
+    if not sight.is_main_ready:
+        return msgspec.structs.replace(history, main_since_s=None)
+    since_s = now_s if history.main_since_s is None else history.main_since_s
+    return msgspec.structs.replace(history, main_since_s=since_s)
 
 
 def _smoothed(history: History, users: int, now_s: float) -> History:

@@ -34,17 +34,23 @@ UNMEASURED = VariantFigures()
 MOST_OTHERS_SHARE = 0.15
 
 
-def variant_figures(profile: Profile | None) -> VariantFigures:
-    """What the gateway is told of a profile; nothing is claimed without one."""
+def variant_figures(profile: Profile | None, places: int) -> VariantFigures:
+    """What the gateway is told of a profile, for replicas that run `places` at once; nothing is claimed without one."""
     if profile is None:
         return UNMEASURED
+    points = reachable(profile.points, places)
     return VariantFigures(
-        speeds=tuple((point.users, point.output_tokens_per_s) for point in profile.points),
+        speeds=tuple((point.users, point.output_tokens_per_s) for point in points),
         prefill_tokens_per_s=profile.prefill_tokens_per_s,
         read_per_output=profile.read_per_output,
-        in_flight=None if is_cut(profile.points) else best_concurrency(profile.points),
+        in_flight=None if is_cut(profile.points) else best_concurrency(points),
         speculation=speculation_bands(profile.speculation),
     )
+
+
+def reachable(points: Sequence[LoadPoint], places: int) -> tuple[LoadPoint, ...]:
+    """Those of a sweep that a replica of so many places comes to: a sweep has shorter contexts, and more places."""
+    return tuple(point for point in points if point.users <= max(places, 1))
 
 
 def best_concurrency(points: Sequence[LoadPoint]) -> int | None:

@@ -216,11 +216,12 @@ class Replicas:
         return known
 
     def _limit_of(self, entry: ReplicaEntry) -> int | None:
-        variant = self._variants.get(entry.variant)
-        if variant is not None and variant.in_flight is not None:
-            least = min(_LEAST_PLACES, (entry.max_in_flight or _LEAST_PLACES) * self._num_workers)
-            return math.ceil(max(variant.in_flight, least) / self._num_workers)
-        return entry.max_in_flight
+        """What a profile found best, but never more than the replica runs: the line of an engine is not fair."""
+        variant, places = self._variants.get(entry.variant), entry.max_in_flight
+        if variant is None or variant.in_flight is None:
+            return places
+        best = math.ceil(max(variant.in_flight, _LEAST_PLACES) / self._num_workers)
+        return best if places is None else min(best, places)
 
     def _share_limits(self) -> None:
         """Each worker has its share of a replica's places, and what the others do not use of theirs."""
