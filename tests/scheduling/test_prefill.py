@@ -81,7 +81,9 @@ def test_beside_one_key_never_more_than_the_bound_is_read(steps: list[tuple[bool
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 2_000)), max_size=60))
-def test_of_one_key_never_more_than_the_bound_is_read_and_somebody_always_may(steps: list[tuple[bool, int]]) -> None:
+def test_of_one_key_never_more_than_the_bound_is_read_and_somebody_always_may(
+    steps: list[tuple[bool, int]],
+) -> None:
     found, inside = prefills(), list[Ticket]()
     for begins, tokens in steps:
         ticket = reading(tokens)

@@ -53,7 +53,9 @@ class Prefills:
         for each in self._reading:
             if self._wait_s(each, now_s) is not None:
                 reading[each.key] += each.prompt_tokens
-        beside = reading.total() if ticket.key in reading else reading.total() - max(reading.values(), default=0)
+        beside = (
+            reading.total() if ticket.key in reading else reading.total() - max(reading.values(), default=0)
+        )
         return not reading or beside + ticket.prompt_tokens <= self.budget_tokens
 
     def wait_s(self, now_s: float) -> float | None:
