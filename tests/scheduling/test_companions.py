@@ -88,10 +88,12 @@ def test_a_load_far_above_the_cross_over_brings_it_sooner() -> None:
 def test_one_that_is_faster_at_every_load_comes_with_the_main_variant_and_stays_for_long() -> None:
     loading, came_s = after(History(), seen(0, edges=ALONE, is_main_ready=False), 0.0, 10.0)
     assert came_s is None
-    history, came_s = after(loading, seen(0, edges=ALONE), 10.0, 1.0)
+    answering, came_s = after(loading, seen(1, edges=ALONE), 10.0, 2.0)
+    assert came_s is None
+    history, came_s = after(answering, seen(0, edges=ALONE), 12.0, 1.0)
     assert came_s == 0.0
     # It leaves at last where nobody asks, and does not come back by itself.
-    history, left_s = after(history, seen(0, edges=ALONE), 11.0, 3_000.0)
+    history, left_s = after(history, seen(0, edges=ALONE), 13.0, 3_000.0)
     assert left_s is not None
     assert left_s >= 890.0
     assert not history.is_up

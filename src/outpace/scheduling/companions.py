@@ -14,7 +14,7 @@ SMOOTHED_OVER_S = 1.0
 UP_AFTER_S = 4.0
 # Far above the cross-over it is held for less: each second more lets a burst crawl on the main variant.
 LEAST_UP_AFTER_S = 1.0
-# One that is faster for a single request comes when the main variant has answered for less than this.
+# One that is faster for a single request comes by itself only when the main variant has been there for less than this.
 _FRESH_S = 30.0
 # Above the cross-over for so long in all, within about this time: one person who asks now and then.
 UP_AFTER_IN_ALL_S = 15.0
@@ -109,7 +109,9 @@ def up_after_s(users: float, up: int) -> float:
 
 def _while_down(history: History, sight: Sight, now_s: float, passed_s: float) -> Decision:
     edges, may_start = sight.edges, sight.is_main_ready and now_s >= history.rests_until_s
-    if edges is not None and may_start and _is_fresh_and_faster(history, edges, now_s):
+    # While a first answer is written, a start would slow it down.
+    is_first = sight.users == 0 and _is_fresh(history, now_s)
+    if edges is not None and edges.up <= 1 and may_start and is_first:
         up = msgspec.structs.replace(history, is_up=True, since_s=None, missed_s=0.0)
         return Decision(up, "measured to be faster at every load")
     # Half a user less: a smoothed load only comes near to what it is.
@@ -127,8 +129,8 @@ def _while_down(history: History, sight: Sight, now_s: float, passed_s: float) -
     return Decision(up, f"{history.users:.0f} requests at once for {held_s:.2g} s")
 
 
-def _is_fresh_and_faster(history: History, edges: Edges, now_s: float) -> bool:
-    return edges.up <= 1 and history.main_since_s is not None and now_s - history.main_since_s <= _FRESH_S
+def _is_fresh(history: History, now_s: float) -> bool:
+    return history.main_since_s is not None and now_s - history.main_since_s <= _FRESH_S
 
 
 def _while_up(history: History, sight: Sight, now_s: float) -> Decision:
