@@ -14,9 +14,9 @@ from outpace.engines.lookup import StepCosts, StepTimes
 from outpace.engines.openvino_config import OpenVinoConfig
 from outpace.engines.openvino_graph import Graph
 from outpace.engines.openvino_guessing import GuessingLane
-from outpace.engines.openvino_library import BLOCK_TOKENS, Tokenizer
+from outpace.engines.openvino_library import BLOCK_TOKENS, MODEL_FILE, Tokenizer
 from outpace.engines.openvino_pages import Tokens
-from outpace.engines.openvino_pipeline import Pipeline
+from outpace.engines.openvino_pipeline import LaterFailed, Pipeline
 from outpace.engines.openvino_weights import openvino_folder
 from outpace.engines.openvino_wire import Piece, Sampling
 from outpace.lab.prompts import code_edit
@@ -66,9 +66,14 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def loaded(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    config = OpenVinoConfig(
+    config = config_of(smollm2_gguf)
+    return Loaded(config, openvino_folder(config, tmp_path_factory.mktemp("openvino")))
+
+
+def config_of(weights: Path) -> OpenVinoConfig:
+    return OpenVinoConfig(
         socket_path="",
-        model_path=str(smollm2_gguf),
+        model_path=str(weights),
         artifacts_dir=str(made_artifacts()),
         alias="m",
         model="smollm2-135m-instruct",
@@ -80,8 +85,8 @@ def loaded(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
         # avx512_bf16, 2026-11-29), and which of two words is likelier is a matter of rounding.
         compute="f32",
         speculation="lookup",
+        loads_at_once=True,
     )
-    return Loaded(config, openvino_folder(config, tmp_path_factory.mktemp("openvino")))
 
 
 def greedy(
@@ -270,3 +275,52 @@ def test_where_pages_run_out_the_youngest_wait_and_go_on_where_they_were(loaded:
         (rows,) = loaded.judge.follow([(prompt, said)])
         assert np.all(rows.max(axis=1) - rows[np.arange(len(said)), said] < _TIE)
     assert lane.kv_used_fraction == 0.0
+
+
+def test_plain_requests_are_served_before_all_is_loaded_and_others_wait_for_the_library(
+    loaded: Loaded,
+) -> None:
+    config = msgspec.structs.replace(loaded.config, loads_at_once=False)
+    pipeline = Pipeline(config, loaded.folder)
+    prompt = loaded.prompt(code_edit(random.Random(5)))
+    pipeline.add(0, prompt.tobytes(), greedy(40, ignores_end=True))
+    assert not pipeline.is_whole
+    for number, max_tokens in ((1, 8), (2, 8)):
+        pipeline.add(number, prompt.tobytes(), greedy(max_tokens, is_plain=False, ignores_end=True))
+    pipeline.drop(2)
+    said: dict[int, list[int]] = {}
+    ends: dict[int, str | None] = {}
+    while not pipeline.is_idle:
+        for piece in pipeline.step():
+            ends[piece.id] = piece.end or ends.get(piece.id)
+            said.setdefault(piece.id, []).extend(piece.tokens)
+    assert ends == {0: "length", 1: "length", 2: "dropped"}
+    assert (len(said[0]), len(said[1])) == (40, 8)
+    while not pipeline.is_whole:
+        pipeline.load_more()
+    # Pages of a known beginning are as they were, though times were taken on both graphs since.
+    pipeline.add(3, prompt.tobytes(), greedy(40, ignores_end=True))
+    again, cached = list[int](), 0
+    while not pipeline.is_idle:
+        for piece in pipeline.step():
+            again, cached = again + list(piece.tokens), cached + piece.cached
+    (rows,) = loaded.judge.follow([(prompt, np.array(again))])
+    assert np.all(rows.max(axis=1) - rows[np.arange(len(again)), again] < _TIE)
+    assert cached > BLOCK_TOKENS
+
+
+def test_weights_that_vanish_meanwhile_are_told_and_not_waited_for(loaded: Loaded, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for part in loaded.folder.iterdir():
+        (folder / part.name).symlink_to(part)
+    pipeline = Pipeline(msgspec.structs.replace(loaded.config, loads_at_once=False), folder)
+    (folder / MODEL_FILE).unlink()
+    pipeline.add(0, loaded.prompt("Hello").tobytes(), greedy(4, is_plain=False))
+
+    def run() -> None:
+        while not pipeline.is_idle:
+            pipeline.step()
+
+    with pytest.raises(LaterFailed):
+        run()

@@ -108,6 +108,7 @@ class OpenVino:
             parallel=order.parallel,
             context_tokens=order.context_tokens,
             threads=order.threads,
+            loads_at_once=order.loads_at_once,
         )
         weights = tuple(filter(None, (order.artifact_path, settings.draft_path)))
         return child.launch_module(_MODULE, config, path, order.token, weights)

@@ -47,6 +47,8 @@ class OpenVinoConfig(
     parallel: int
     context_tokens: int
     threads: int
+    # Before the first answer, not beside it: what only some requests need, and what makes guesses cheaper.
+    loads_at_once: bool = False
 
 
 # Weights up to this size are held once more, for steps that guess, and laid out for steps of few tokens.

@@ -57,22 +57,27 @@ class _Inputs:
         array[...] = values
 
 
+def compile_graph(config: OpenVinoConfig, folder: Path) -> Any:
+    """What a `Graph` runs; a thread may make it beside another graph's steps. Raises RuntimeError."""
+    model = openvino.Core().read_model(folder / MODEL_FILE)
+    paged_attention_transformation(model)
+    _choose_rows(model)
+    return openvino.Core().compile_model(model, "CPU", properties(config))
+
+
 class Graph:
     """One compiled graph with its pages, or with those of `beside`, another graph of this model. Not for threads."""
 
-    def __init__(self, config: OpenVinoConfig, folder: Path, beside: "Graph | None" = None) -> None:
+    def __init__(
+        self, config: OpenVinoConfig, folder: Path, beside: "Graph | None" = None, compiled: Any = None
+    ) -> None:
         self._step_tokens = config.step_tokens
-        model = openvino.Core().read_model(folder / MODEL_FILE)
-        paged_attention_transformation(model)
-        _choose_rows(model)
-        compiled = openvino.Core().compile_model(model, "CPU", properties(config))
+        compiled = compiled or compile_graph(config, folder)
         self._request = compiled.create_infer_request()
         self._inputs = _Inputs(self._request)
         self.pages: Pages = beside.pages if beside else Pages(config.kv_tokens // BLOCK_TOKENS, BLOCK_TOKENS)
         # Fillers write to a page beyond those of sequences, all the same.
-        self._filler = Part(
-            tokens=np.zeros(1, dtype=np.int64), past=0, pages=(self.pages.num_pages,), num_rows=0
-        )
+        self._filler = Part(tokens=np.zeros(1, dtype=np.int64), past=0, pages=(self.spare_page,), num_rows=0)
         # Bytes of keys and values of sequences, as the compiled graph lays them out.
         self.kv_bytes = sum(self._give_pages(port, beside) for port in compiled.inputs)
 
@@ -80,6 +85,11 @@ class Graph:
     def kv_tokens(self) -> int:
         """Tokens that the pages hold."""
         return self.pages.num_pages * BLOCK_TOKENS
+
+    @property
+    def spare_page(self) -> int:
+        """The page beyond those of sequences: what is written there is nobody's."""
+        return self.pages.num_pages
 
     def follow(self, asked: Sequence[tuple[Tokens, Tokens]]) -> list[Logits]:
         """For each prompt and the tokens after it: the logits before each of these tokens.

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -123,9 +124,9 @@ class GuessingLane:
     def __init__(self, config: OpenVinoConfig, folder: Path, eos: int) -> None:
         self._graph = Graph(config, folder)
         self._draft = Draft(config, Path(config.draft_path)) if config.draft_path else None
-        has_own = graphs_that_guess(weights_bytes(folder)) > 1
-        # For steps that guess or read.
-        self._guessing = Graph(config, folder, self._graph) if has_own else self._graph
+        self._config, self._folder = config, folder
+        # For steps that guess or read: the same until there is one of its own.
+        self._guessing = self._graph
         self._eos = eos
         self._step_tokens = config.step_tokens
         self._keeps_prefixes = config.prefix_caching
@@ -134,10 +135,23 @@ class GuessingLane:
         self._trials = Trials()
         # Somebody in the last step would guess.
         self._is_willing = False
-        costs = timed(self._guessing)
-        self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS) if has_own else costs, guessing=costs)
+        costs = timed(self._graph)
+        self.times = StepTimes(plain=costs, guessing=costs)
         # Of the last step on the graph for plain ones.
         self._plain = Length()
+
+    @property
+    def wants_own_graph(self) -> bool:
+        """Steps that guess would be quicker on a graph of their own."""
+        return graphs_that_guess(weights_bytes(self._folder)) > 1
+
+    def give_own_graph(self, compiled: Any) -> None:
+        """Let steps that guess or read run on it; between two steps. Takes some of them, for its times."""
+        self._guessing = Graph(self._config, self._folder, self._graph, compiled)
+        costs = timed(self._guessing)
+        self.times = StepTimes(plain=timed(self._graph, _PLAIN_TOKENS), guessing=costs)
+        # What was learnt of ways to step was another graph's.
+        self._trials, self._plain = Trials(), Length()
 
     @property
     def is_idle(self) -> bool:
@@ -389,5 +403,5 @@ def timed(graph: Graph, lengths: tuple[int, ...] = _TIMED_TOKENS) -> StepCosts:
 def _step_s(graph: Graph, num_tokens: int) -> float:
     tokens = np.zeros(num_tokens, dtype=np.int64)
     began_s = _CLOCK.monotonic_s()
-    graph.run([Part(tokens=tokens, past=0, pages=(0,), num_rows=num_tokens)])
+    graph.run([Part(tokens=tokens, past=0, pages=(graph.spare_page,), num_rows=num_tokens)])
     return _CLOCK.monotonic_s() - began_s

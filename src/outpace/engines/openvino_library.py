@@ -78,6 +78,11 @@ def weights_bytes(folder: Path) -> int:
     return (folder / MODEL_FILE).with_suffix(".bin").stat().st_size
 
 
+def end_of_text(folder: Path) -> int:
+    """The token that ends an answer."""
+    return int(openvino_genai.Tokenizer(folder).get_eos_token_id())
+
+
 class Tokenizer:
     """Text to tokens and back; raises ValueError for what cannot be done."""
 

@@ -12,13 +12,16 @@ import socket
 from pathlib import Path
 
 from outpace.engines import child
-from outpace.engines.openvino_pipeline import Pipeline
+from outpace.engines.openvino_pipeline import LaterFailed, Pipeline, refusal
 from outpace.engines.openvino_wire import Add, Frames, Loaded, Order, Piece, Step, framed, take_config
 from outpace.values.clock import SystemClock
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVED_BYTES = 1 << 20
 _CLOCK = SystemClock()
+# What can be loaded later is, when nobody has asked for so long, or at last beside requests that never end.
+_QUIET_S = 1.0
+_LATEST_S = 10.0
 
 
 def main() -> None:
@@ -37,7 +40,10 @@ def main() -> None:
     except RuntimeError as error:
         child.fail("load_failed", f"OpenVINO could not load {Path(config.model_path).name}: {error}")
     front.sendall(framed(Loaded(_CLOCK.monotonic_s() - started_s)))
-    Stepper(pipeline, front).run()
+    try:
+        Stepper(pipeline, front).run()
+    except LaterFailed as error:
+        child.fail("load_failed", f"OpenVINO could not load {Path(config.model_path).name} again: {error}")
 
 
 class Stepper:
@@ -47,6 +53,7 @@ class Stepper:
         self._pipeline = pipeline
         self._front = front
         self._frames = Frames()
+        self._latest_s = _CLOCK.monotonic_s() + _LATEST_S
 
     def run(self) -> None:
         """Until the front closes its end."""
@@ -57,6 +64,7 @@ class Stepper:
             pieces = [piece for order in orders if (piece := self._obey(order))]
             if not self._pipeline.is_idle:
                 pieces += self._pipeline.step()
+                self._load_at_last()
             if pieces:
                 self._front.sendall(framed(Step(pieces, self._pipeline.kv_used_fraction)))
 
@@ -65,12 +73,22 @@ class Stepper:
         orders: list[Order] = []
         is_waiting = self._pipeline.is_idle
         while is_waiting or select.select([self._front], [], [], 0)[0]:
+            if is_waiting and not self._pipeline.is_whole and not self._hears_within(_QUIET_S):
+                self._pipeline.load_more()
+                continue
             received = self._front.recv(_RECEIVED_BYTES)
             if not received:
                 return None
             orders += self._frames.orders(received)
             is_waiting = is_waiting and not orders
         return orders
+
+    def _hears_within(self, timeout_s: float) -> bool:
+        return bool(select.select([self._front], [], [], timeout_s)[0])
+
+    def _load_at_last(self) -> None:
+        if not self._pipeline.is_whole and _CLOCK.monotonic_s() >= self._latest_s:
+            self._pipeline.load_more()
 
     def _obey(self, order: Order) -> Piece | None:
         if not isinstance(order, Add):
@@ -79,7 +97,7 @@ class Stepper:
         try:
             self._pipeline.add(order.id, order.prompt, order.sampling, order.tenant)
         except RuntimeError as error:
-            return Piece(order.id, [], end=f"the engine refused it: {error}")
+            return refusal(order.id, error)
         return None
 
 

@@ -105,6 +105,7 @@ def _order(variant: LabVariant, folder: str) -> LaunchOrder:
         socket_dir=folder,
         token=token_hex(16),
         engine_settings=variant.engine_settings,
+        loads_at_once=True,
     )
 
 

@@ -159,6 +159,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     engine_settings: dict[str, str | int | float | bool] = {}
     # What the replica takes by the memory arithmetic; 0: not known.
     memory_bytes: int = 0
+    # It answers only when nothing is left to load: for measurements. Else what the first answer needs comes first.
+    loads_at_once: bool = False
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
