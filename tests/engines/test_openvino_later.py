@@ -1,6 +1,8 @@
 """What is loaded beside the steps: in order, taken once, and never missed in silence."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,11 +13,11 @@ from outpace.engines.openvino_later import Later
 def test_things_come_in_their_order_or_the_wanted_one_first() -> None:
     order: list[str] = []
 
-    def load(name: str) -> Any:
-        return lambda: order.append(name) or name
+    def loads() -> dict[str, Callable[[], Any]]:
+        return {name: partial(order.append, name) for name in "ab"}
 
-    Later({"a": load("a"), "b": load("b")}).wait()
-    later = Later({"a": load("a"), "b": load("b")})
+    Later(loads()).wait()
+    later = Later(loads())
     later.begin(first="b")
     later.begin(first="a")
     later.wait()
