@@ -129,6 +129,12 @@ def test_one_that_made_room_rests_for_a_while() -> None:
     assert came_s >= MADE_ROOM_S
 
 
+def test_a_small_one_stays_for_the_next_burst() -> None:
+    _, left_s = after(History(is_up=True), seen(1, is_small=True), 0.0, 1_000.0)
+    assert left_s is not None
+    assert left_s >= 890.0
+
+
 def test_a_slow_start_makes_it_stay_longer() -> None:
     assert down_after_s(1.0) == 180.0
     assert down_after_s(20.0) == 400.0

@@ -14,6 +14,8 @@ from outpace.scheduling.variants import Mix, Option, cross_over, mix_of
 from outpace.values.clock import Clock
 
 _LOG = structlog.get_logger()
+# Of the machine's memory; who needs it gets it anyway, because a companion leaves first.
+_SMALL_SHARE = 0.1
 # Names of deployments hold no @.
 _MARK = "@companion"
 
@@ -110,6 +112,7 @@ class Companions:
             is_possible=is_wanted and known.served.is_here,
             is_main_ready=num_ready > 0,
             start_s=known.served.expected_load_s,
+            is_small=self._is_small(known.served),
         )
         decision = decide(known.history, sight, self._clock.monotonic_s())
         self._set(known, decision.history, decision.reason)
@@ -123,6 +126,12 @@ class Companions:
         """What the decision about replicas needs to know of each."""
         now_s = self._clock.monotonic_s()
         return {known.served.id: known.served.standing(known.desired, now_s) for known in self._all.values()}
+
+    def _is_small(self, served: Served) -> bool:
+        resolved = served.resolved
+        return resolved is not None and 0 < resolved.replica_bytes <= _SMALL_SHARE * (
+            self._parts.memory_bytes or 0
+        )
 
     def _follow(self, known: Companion, fresh: Resolved | None) -> None:
         before = known.served.resolved

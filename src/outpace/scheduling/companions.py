@@ -49,6 +49,8 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     is_main_ready: bool
     # Of the companion, from order to first token.
     start_s: float
+    # Its memory is hardly missed: it stays for the next burst.
+    is_small: bool = False
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +140,8 @@ def _while_up(history: History, sight: Sight, now_s: float) -> Decision:
     if not is_low:
         return Decision(msgspec.structs.replace(history, since_s=None))
     since_s = now_s if history.since_s is None else history.since_s
-    is_always_faster = sight.edges is not None and sight.edges.up <= 1
-    patience_s = _DOWN_AFTER_S[1] if is_always_faster else down_after_s(sight.start_s)
+    stays = sight.is_small or (sight.edges is not None and sight.edges.up <= 1)
+    patience_s = _DOWN_AFTER_S[1] if stays else down_after_s(sight.start_s)
     if now_s - since_s < patience_s:
         return Decision(msgspec.structs.replace(history, since_s=since_s))
     return Decision(left(history, now_s, REST_S), f"not needed for {patience_s:.0f} s")
