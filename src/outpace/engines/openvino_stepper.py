@@ -43,7 +43,9 @@ def main() -> None:
     try:
         Stepper(pipeline, front).run()
     except LaterFailed as error:
-        child.fail("load_failed", f"OpenVINO could not load the rest of {Path(config.model_path).name}: {error}")
+        child.fail(
+            "load_failed", f"OpenVINO could not load the rest of {Path(config.model_path).name}: {error}"
+        )
 
 
 class Stepper:
