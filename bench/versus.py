@@ -12,6 +12,7 @@ Rates are by the usage that each server reports; the ratio is the median over ne
 import argparse
 import asyncio
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,12 @@ async def against(
         )
         warm = msgspec.structs.replace(plan, rounds=1, per_user=1, most_output_tokens=WARM_TOKENS)
         console.print(f"{rival}: warming both up")
-        await compare(sides, warm, watcher)
+        warmed = await compare(sides, warm, watcher)
+        silent = [run.side for run in warmed if not run.middle.output_tokens_per_s]
+        if silent:
+            sys.exit(
+                f"{' and '.join(silent)} answered nothing; does the platform run, and serve {args.model}?"
+            )
         console.print(f"{rival}: in turns")
         return await compare(sides, plan, watcher)
 
