@@ -15,6 +15,7 @@ from outpace.scheduling.companions import (
     Sight,
     decide,
     down_after_s,
+    is_small,
     left,
 )
 from outpace.scheduling.variants import Option, cross_over, promised
@@ -133,6 +134,16 @@ def test_a_small_one_stays_for_the_next_burst() -> None:
     _, left_s = after(History(is_up=True), seen(1, is_small=True), 0.0, 1_000.0)
     assert left_s is not None
     assert left_s >= 890.0
+
+
+@pytest.mark.parametrize(
+    ("replica_bytes", "memory_bytes", "small"),
+    [(10, 100, True), (11, 100, False), (0, 100, False), (10, None, False)],
+)
+def test_small_is_what_is_known_to_be_a_tenth_of_the_memory_at_most(
+    replica_bytes: int, memory_bytes: int | None, small: bool
+) -> None:
+    assert is_small(replica_bytes, memory_bytes) is small
 
 
 def test_a_slow_start_makes_it_stay_longer() -> None:

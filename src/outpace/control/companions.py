@@ -9,13 +9,11 @@ from outpace.control.served import Served
 from outpace.control.specs import same_spec
 from outpace.control.store import Wanted
 from outpace.scheduling.autoscale import Pressure
-from outpace.scheduling.companions import MADE_ROOM_S, Edges, History, Sight, decide, left
+from outpace.scheduling.companions import MADE_ROOM_S, Edges, History, Sight, decide, is_small, left
 from outpace.scheduling.variants import Mix, Option, cross_over, mix_of
 from outpace.values.clock import Clock
 
 _LOG = structlog.get_logger()
-# Of the machine's memory; who needs it gets it anyway, because a companion leaves first.
-_SMALL_SHARE = 0.1
 # Names of deployments hold no @.
 _MARK = "@companion"
 
@@ -106,13 +104,14 @@ class Companions:
         self._follow(known, main.resolved.companion)
         if main.resolved.profile is not None and known.served.capacity.speeds:
             known.edges = edges(main, known.served, max(1, num_ready), pressure)
+        resolved = known.served.resolved
         sight = Sight(
             users=pressure.waiting + pressure.running,
             edges=known.edges,
             is_possible=is_wanted and known.served.is_here,
             is_main_ready=num_ready > 0,
             start_s=known.served.expected_load_s,
-            is_small=self._is_small(known.served),
+            is_small=is_small(resolved.replica_bytes if resolved else 0, self._parts.memory_bytes),
         )
         decision = decide(known.history, sight, self._clock.monotonic_s())
         self._set(known, decision.history, decision.reason)
@@ -126,12 +125,6 @@ class Companions:
         """What the decision about replicas needs to know of each."""
         now_s = self._clock.monotonic_s()
         return {known.served.id: known.served.standing(known.desired, now_s) for known in self._all.values()}
-
-    def _is_small(self, served: Served) -> bool:
-        resolved = served.resolved
-        return resolved is not None and 0 < resolved.replica_bytes <= _SMALL_SHARE * (
-            self._parts.memory_bytes or 0
-        )
 
     def _follow(self, known: Companion, fresh: Resolved | None) -> None:
         before = known.served.resolved

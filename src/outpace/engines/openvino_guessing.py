@@ -5,7 +5,8 @@ match, and tells nobody how its guesses fare. Here each step guesses what pays o
 
 The engine prepares anew for a step of another length than the last one, which for a small model takes half as long as
 the step itself. So steps that guess, and those that read prompts, run on a graph of their own where the weights are
-small enough to be held once more, and steps are filled up to the last one's length where that is quicker.
+small enough to be held once more, as soon as it is loaded, and steps are filled up to the last one's length where that
+is quicker.
 """
 
 import itertools

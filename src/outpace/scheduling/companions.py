@@ -2,7 +2,7 @@
 
 Its count is 0 or 1 and nobody else sets it. Starts are rare by construction: it comes only after the load has stayed
 above the cross-over, or was there again and again, and leaves only after minutes below break-even. One that is faster
-even for a single request comes with the main variant: whoever asks first would have to wait for it.
+even for a single request comes soon after the main variant: whoever asks first would have to wait for it.
 """
 
 import math
@@ -24,6 +24,8 @@ _LONGEST_TICK_S = 1.0
 # It leaves when it was not needed for this many of its starts, within these bounds.
 _IDLE_STARTS = 20.0
 _DOWN_AFTER_S = (180.0, 900.0)
+# Of the machine's memory; who needs it gets it anyway, because a companion leaves first.
+_SMALL_SHARE = 0.1
 # After it left for whatever reason, or made room for others.
 REST_S = 60.0
 MADE_ROOM_S = 300.0
@@ -102,6 +104,11 @@ def left(history: History, now_s: float, rest_s: float) -> History:
     return msgspec.structs.replace(
         history, is_up=False, since_s=None, missed_s=0.0, rests_until_s=now_s + rest_s
     )
+
+
+def is_small(replica_bytes: int, memory_bytes: int | None) -> bool:
+    """Its memory is hardly missed; False where either is not known."""
+    return memory_bytes is not None and 0 < replica_bytes <= _SMALL_SHARE * memory_bytes
 
 
 def up_after_s(users: float, up: int) -> float:

@@ -48,6 +48,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     # Wall clock, Unix seconds.
     measured_at: float
     took_s: float
+    # Of a replica that loads everything before it answers; a served one may answer sooner.
     load_s: float
     prefill_tokens_per_s: float
     # By users, ascending.
