@@ -26,6 +26,12 @@ def test_a_copy_may_be_rounded_to_a_hundredth() -> None:
     assert once([rounded, exact]) == ([exact], {AGAIN: 2})
 
 
+def test_what_ends_in_a_five_may_have_been_rounded_down() -> None:
+    exact, rounded = run(840.695, 15.511, engine_version="0.5.9"), run(840.69, 15.51)
+    assert once([rounded, exact]) == ([exact], {AGAIN: 2})
+    assert once([run(840.68, 15.51), exact])[1] == {}
+
+
 def test_the_layout_that_needs_no_second_reading_is_kept() -> None:
     doubled = run(346.891, 12.7494, model="DeepSeek-V3", n_gpus="64", tp="64", notes="a note that is longer")
     plain = run(346.891, 12.7494, model="DeepSeek-R1", n_gpus="8", tp="8")

@@ -101,6 +101,15 @@ def test_a_published_run_at_full_load_has_an_end() -> None:
     assert served(noted).tokens_per_s[0] < served(full()).tokens_per_s[0]
 
 
+def test_checking_drafts_costs_the_host_per_sequence() -> None:
+    asked = [deepseek(**{**_PREDICTING, "batch_or_concurrency": callers}) for callers in ("1", "64")]
+    drafting = batch([resolve(one) for one in asked])
+    rates = drafting.rates({})
+    dearer = {**rates, "drafting": rates["drafting"] + 1e-3}
+    slower = drafting.serve(dearer).itl_s - drafting.serve(rates).itl_s
+    assert slower[1] == pytest.approx(64 * slower[0])
+
+
 def test_no_more_run_at_once_than_the_run_has() -> None:
     wide = {"gpu": "B200-SXM-180GB", "model": "Llama-3.1-8B"}
     split = {"tp": "8", "n_gpus": "8"}

@@ -94,6 +94,21 @@ def test_the_source_draws_its_lengths_and_the_tables_other_origin_does_not(
     assert {(setup.isl, setup.osl) for setup in found} == {(1024, 1024)}
 
 
+def test_runs_on_a_72_way_board_that_count_both_kinds_of_workers_are_left_out(tmp_path: Path) -> None:
+    named = {"gpu": "GB200-192GB", "n_gpus": "36", "tp": "36", "engine": "trtllm", "engine_version": ""}
+    assert read_inferencex(tmp_path, origin="inferencex-csv", **named) == []
+    assert len(read_inferencex(tmp_path, origin="gap-analysis", **named)) == 2
+
+
+def test_what_ran_on_a_day_tells_runs_with_multi_token_prediction(tmp_path: Path) -> None:
+    named = {"engine": "trtllm", "engine_version": "1.1.0rc2.post2", "gpu": "H200-SXM-141GB"}
+    drafting = read_inferencex(tmp_path, measured="2026-01-14", **named)
+    plain = read_inferencex(tmp_path, measured="2025-12-15", **named)
+    assert [setup.drafted for setup in drafting] == [3, 3]
+    assert [setup.drafted for setup in plain] == [0, 0]
+    assert resolve(deepseek(**named)).drafted == 0
+
+
 def read_inferencex(folder: Path, **changes: str) -> list[Setup]:
     """Setups of one row of the source's table, read beside the other tables."""
     for name in ("throughput.csv", "latency.csv"):
@@ -108,6 +123,48 @@ def read_inferencex(folder: Path, **changes: str) -> list[Setup]:
     line = ",".join(row.get(name, "") for name in names)
     (folder / "latency_inferencex.csv").write_text(",".join(names) + "\n" + line + "\n", encoding="utf-8")
     return [row.setup for row in read_ground_truth(folder).rows if row.case.id == "SIL-X"]
+
+
+def read_page(folder: Path, page: str, **changes: str) -> list[Setup]:
+    """Setups of a row of GPUStack's pages, read beside the other tables."""
+    for name in ("throughput.csv", "latency_inferencex.csv"):
+        (folder / name).write_bytes((_FIXTURES / name).read_bytes())
+    names = (_FIXTURES / "latency.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    row = {
+        **{
+            "id": "GPS-X",
+            "source": f"docs/performance-lab/{page}",
+            "model": "Qwen3-8B",
+            "gpu": "Ascend-910B",
+        },
+        **{
+            "n_gpus": "1",
+            "tp": "1",
+            "engine": "vLLM",
+            "isl": "217",
+            "osl": "201",
+            "weights_precision": "BF16",
+        },
+        **{"batch_or_concurrency": "all(1000)", "itl_ms": "788.3", "itl_stat": "mean_tpot"},
+        **changes,
+    }
+    line = ",".join(row.get(name, "") for name in names)
+    (folder / "latency.csv").write_text(",".join(names) + "\n" + line + "\n", encoding="utf-8")
+    return [row.setup for row in read_ground_truth(folder).rows if row.case.id == "GPS-X"]
+
+
+def test_a_row_that_names_another_model_than_its_page_is_left_out(tmp_path: Path) -> None:
+    assert read_page(tmp_path, "qwen3-8b/910b.md")
+    assert not read_page(tmp_path, "qwen3-32b/910b.md")
+    assert read_page(
+        tmp_path, "glm-4.x/h200.md", model="GLM-4.6-FP8", gpu="H200-SXM-141GB", n_gpus="8", tp="8"
+    )
+
+
+def test_a_section_about_another_engine_is_that_engines(tmp_path: Path) -> None:
+    [own] = read_page(tmp_path, "qwen3-8b/910b.md", notes="section: 1. Choosing the Inference Engine")
+    [other] = read_page(tmp_path, "qwen3-8b/910b.md", notes="section: 2. Quantization in MindIE")
+    assert (own.generation.name, other.generation.name) == ("vllm-ascend", "mindie")
 
 
 def test_a_case_without_any_of_it_is_served_as_before() -> None:

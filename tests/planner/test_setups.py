@@ -59,6 +59,38 @@ def test_a_count_that_multiplies_tp_by_ep_is_read_once_and_said() -> None:
     assert "64 devices read as 8" in setup.reading
 
 
+MINIMAX = {"model": "MiniMax-M2.5", "gpu": "B200-SXM-180GB", "engine": "vLLM", "engine_version": "0.19.0"}
+
+
+@pytest.mark.parametrize(("count", "tp", "callers"), [("4", "2", 128.0), ("16", "4", 256.0)])
+def test_rows_that_square_their_devices_and_note_all_callers_are_one_instance(
+    count: str, tp: str, callers: float
+) -> None:
+    noted = f"attention-dp={tp} ep={count}; silicon_concurrency={callers:.0f}"
+    setup = resolve(case(**MINIMAX, n_gpus=count, tp=tp, batch_or_concurrency="64", notes=noted))
+    assert (setup.split.tp, setup.split.attention_dp, setup.replicas) == (int(tp), 1, 1)
+    assert setup.concurrency == callers
+    assert f"{count} devices read as {tp}" in setup.reading
+
+
+def test_published_runs_with_attention_groups_are_told_by_their_recipe() -> None:
+    lengths = {"isl": "1024", "osl": "1024", "weights_precision": "fp4", "batch_or_concurrency": "256"}
+    noted = "attention-dp=2 ep=4; silicon_concurrency=512"
+    setup = resolve(case(**MINIMAX, **lengths, n_gpus="4", tp="2", notes=noted))
+    assert (setup.split.tp, setup.split.attention_dp, setup.concurrency) == (1, 2, 512)
+
+
+def test_without_experts_noted_callers_are_those_of_all_copies() -> None:
+    noted = "silicon_concurrency=448"
+    setup = resolve(case(model="Qwen3-32B", n_gpus="2", tp="2", batch_or_concurrency="14", notes=noted))
+    assert (setup.concurrency, setup.split.devices) == (14, 2)
+
+
+def test_four_devices_in_two_groups_stay_four_where_nothing_notes_all_callers() -> None:
+    setup = resolve(case(**MINIMAX, n_gpus="4", tp="2", notes="attention-dp=2 ep=4"))
+    assert setup.split.devices == 4
+
+
 def test_data_set_lengths_are_known_by_name() -> None:
     setup = resolve(
         case(

@@ -17,8 +17,9 @@ CONTRADICTED = "equal to the last digit on another device or of another model; o
 # Of a million pairs of runs with the same lengths one agrees by chance in six digits; in seven hardly any.
 _TELLING_DIGITS = 7
 _LEAST_FIGURES = 2
-# Decimals that tables which copy others keep.
+# Decimals that tables which copy others keep. What ends in a five was rounded before, so it went up or down.
 _KEPT_DECIMALS = 2
+_MOST_APART = 0.5 * 10**-_KEPT_DECIMALS + 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Run:
         """The metrics with their values, and the lengths that they belong to."""
         measured = zip((setup.metric.name for setup in self.setups), self._kept, strict=True)
         return *measured, self.setups[0].isl, self.setups[0].osl
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """The metrics and the lengths that they belong to."""
+        return *(setup.metric.name for setup in self.setups), self.setups[0].isl, self.setups[0].osl
+
+    def rounds(self, other: "Run") -> bool:
+        """Whether these values are another run's, rounded up or down."""
+        return all(
+            abs(one - exact) <= _MOST_APART for one, exact in zip(self.values, other.values, strict=True)
+        )
 
     @property
     def is_telling(self) -> bool:
@@ -53,12 +65,9 @@ class Run:
 
 def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
     """Every run once, in order, and how many figures were left out for which reason."""
-    alike: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        if run.is_telling:
-            alike[run.figures].append(run)
+    alike = _alike([run for run in runs if run.is_telling])
     reasons = {}
-    for same in itertools.chain.from_iterable(map(_told_apart, alike.values())):
+    for same in itertools.chain.from_iterable(map(_told_apart, alike)):
         kept = max(same, key=_said)
         is_contradicted = len({(run.setups[0].device.name, run.setups[0].shape.name) for run in same}) > 1
         for run in same:
@@ -71,6 +80,22 @@ def once(runs: Sequence[Run]) -> tuple[list[Run], Counter[str]]:
         if id(run) in reasons:
             left_out[reasons[id(run)]] += len(run.values)
     return [run for run in runs if id(run) not in reasons], left_out
+
+
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs with the same figures once rounded; a rounded one without such a sibling joins the first that it rounds."""
+    alike: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    exact: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        if not run.is_rounded:
+            alike[run.figures].append(run)
+            exact[run.asked].append(run)
+    for run in runs:
+        if run.is_rounded:
+            known = () if run.figures in alike else exact[run.asked]
+            found = next((other for other in known if run.rounds(other)), run)
+            alike[found.figures].append(run)
+    return list(alike.values())
 
 
 def _told_apart(alike: Sequence[Run]) -> list[list[Run]]:

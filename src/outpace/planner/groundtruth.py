@@ -1,6 +1,7 @@
 """Published measurements as calibration rows; what cannot be compared is named and counted, never dropped silently."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,13 @@ _NOT_WARMED = "no warm-up"
 # Its client draws lengths evenly, from `int(0.8 * length)` to `length` (`--random-range-ratio 0.8` in every script and
 # workflow from 2025-09-20 to 2026-08-21, read 2026-11-29). The table's other origin does not say how it measured.
 _DRAWING_ORIGINS = ("inferencex-csv", "inferencex-db-dump")
+# Its runs on GB200 went through Dynamo's `submit_disagg.sh`, and the template of runs on several nodes wrote all
+# devices as tensor-parallel (`TP=$gpus`); counts and callers of the rows are those of that script (read at 2025-11-17).
+_ALL_DEVICES_ORIGIN = "inferencex-csv"
+# GPUStack's pages, a folder per model (`glm-4.x` for several); four sections were copied from one page to another.
+_PAGE = re.compile(r"/performance-lab/([^/]+)/")
+# The second result of "Choosing the Inference Engine" on its pages about Ascend is MindIE's (read 2026-11-30).
+_MINDIE_ROWS = ("GPS-0244", "GPS-0285")
 _DRAWN = "lengths drawn from 0.8 to 1"
 
 
@@ -86,7 +94,7 @@ def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:
     notes = fields["notes"]
     if "SUSPECT" in notes:
         return "marked SUSPECT in the source list"
-    if fields.get("mode") == "disagg":
+    if fields.get("mode") == "disagg" or _is_split(fields):
         return "disaggregated: concurrency and decode layout are not given"
     if "speculative decoding ON" in notes:
         return "speculation on: its acceptance is not given"
@@ -96,18 +104,33 @@ def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:
         return "the source does not say whether input tokens count"
     if fields.get("metric", "").startswith("speedup") or "CLAIM UNVERIFIED" in notes:
         return "a ratio, not a rate"
+    page = _PAGE.search(fields["source"])
+    if page and not fields["model"].lower().startswith(page[1].rstrip("x")):
+        return "stands on the page of another model, and runs like that one"
     if fields["gpu"].startswith("mixed:"):
         return "devices of two kinds in one figure"
     return ""
+
+
+def _is_split(fields: dict[str, str]) -> bool:
+    """Rows of a 72-way board that name their mode wrongly: prefill and decode workers, counted together."""
+    return fields.get("origin") == _ALL_DEVICES_ORIGIN and fields["gpu"].startswith("GB")
 
 
 def _questions(name: str, fields: dict[str, str]) -> Iterable[tuple[Case, float]]:
     if name == "latency_inferencex.csv":
         return _inferencex(fields)
     base = {column: fields.get(column) or "" for column in CASE_COLUMNS}
+    if _is_mindie(fields):
+        base["engine"] = "MindIE"
     if name == "throughput.csv":
         return [(Case(**base), float(fields["value"]))]
     return _latencies(Case(**base), fields)
+
+
+def _is_mindie(fields: dict[str, str]) -> bool:
+    """GPUStack's pages on Ascend compare two engines, and the table names one for all."""
+    return "in MindIE" in fields["notes"] or fields["id"] in _MINDIE_ROWS
 
 
 def _latencies(base: Case, fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
@@ -127,6 +150,8 @@ def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
         layout = f"{_DRAWN}; {layout}"
     if fields["measured"] and fields["measured"] < _WARMED_SINCE:
         layout = f"{layout}; {_NOT_WARMED}"
+    if fields["measured"]:
+        layout = f"{layout}; measured {fields['measured']}"
     base = Case(
         id=fields["id"],
         model=fields["model"],

@@ -36,12 +36,15 @@ FITTED: dict[str, Quantified] = {
     "link": Quantified(0.5, 0.4, (("family", 0.2),)),
     "pcie": Quantified(0.5, 0.4, (("family", 0.2),)),
     "layer": Quantified(12e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("mixer", 0.4))),
-    "expert_layer": Quantified(20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3))),
+    "expert_layer": Quantified(
+        20e-6, 0.5, (("generation", 0.5), ("family", 0.3), ("unit", 0.3), ("sharing", 0.5))
+    ),
     "host": Quantified(1e-3, 0.7, (("generation", 0.7),)),
     "eager": Quantified(1e-4, 0.7, (("generation", 0.5), ("mixer", 0.5), ("feed", 0.5))),
     "sequence": Quantified(5e-6, 0.8, (("generation", 0.7),)),
     "overlap": Quantified(0.3, 1.0, (("generation", 0.7),)),
     "accepted": Quantified(0.75, 0.15, (("generation", 0.15),)),
+    "drafting": Quantified(5e-5, 1.0, (("generation", 0.7),)),
     "mixing": Quantified(0.9, 0.2, (("generation", 0.2),)),
     "first": Quantified(1.0, 0.2, (("generation", 0.2),)),
     "door": Quantified(12e-3, 0.7, (("generation", 0.5), ("method", 0.7))),
@@ -86,6 +89,8 @@ def group_of(setup: Setup, grouping: str) -> str:
             return mixer_of(setup.shape)
         case "feed":
             return "experts" if setup.shape.moe_layers else "dense"
+        case "sharing":
+            return "shared" if setup.shape.shared_ffn else "routed"
         case "arrival":
             return "burst" if setup.load is Load.BURST else "steady"
         case "lengths":

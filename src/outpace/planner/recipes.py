@@ -15,8 +15,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     One of: how seldom arrivals are looked for (`polls`); the format of keys and values (`kv`); tokens that the
     model's own heads draft per step (`drafts`); decode steps that a prompt may wait for others, so that a step reads
-    a fuller batch (`gathers`). Pairs hold for one group of devices and for several groups of attention data
-    parallelism. Versions, images, `lengths` (prompt and output), `below_tp` and `least_callers` narrow a recipe.
+    a fuller batch (`gathers`); one attention group per device (`groups`). Pairs hold for one group of devices and for
+    several groups of attention data parallelism. Versions, images, days, `lengths` (prompt and output), `below_tp`
+    and `least_callers` narrow a recipe.
     """
 
     engine: str
@@ -27,11 +28,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     since: str = ""
     drafts: tuple[int, int] = (0, 0)
     gathers: tuple[float, float] = (0.0, 0.0)
+    groups: bool = False
     lengths: tuple[float, float] = (0.0, 0.0)
     below_tp: int = 0
     least_callers: float = 0.0
     version: str = ""
     image: str = ""
+    measured: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     tp: int = 0
 
@@ -75,6 +78,11 @@ def poll_steps(start: Start, notes: str) -> float:
     return steps[-1] if steps else 1.0
 
 
+def has_attention_groups(start: Start) -> bool:
+    """Whether a published run had one attention group per device, which its table does not say."""
+    return any(recipe.groups and recipe.is_for(start) for recipe in recipes())
+
+
 def kv_name(start: Start, notes: str) -> str:
     """The format of keys and values that a published run was started with; `auto` is 16 bit."""
     noted = re.search(r"--kv[-_]cache[-_]dtype[ =]([\w.]+)", notes)
@@ -114,9 +122,11 @@ def drafted_tokens(start: Start, notes: str) -> int:
     if re.search(r"\bspeculat|\bdraft_len\b", notes):
         return 0
     image = re.search(r"\bimage=([^\s;]+)", notes)
+    measured = re.search(r"\bmeasured (\S+)", notes)
     for recipe in recipes():
         is_image = not recipe.image or (image is not None and image[1].endswith(recipe.image))
-        if recipe.drafts[0] and is_image and recipe.is_for(start):
+        is_day = not recipe.measured or (measured is not None and measured[1] in recipe.measured)
+        if recipe.drafts[0] and is_image and is_day and recipe.is_for(start):
             return recipe.drafts[1 if start.has_groups else 0]
     return 0
 

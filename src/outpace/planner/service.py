@@ -142,9 +142,13 @@ def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _
 
 
 def _token_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
-    """Seconds per token of each sequence; a step that checks a draft yields several, and each head costs a layer."""
+    """Seconds per token of each sequence; a step that checks a draft yields several.
+
+    Each head costs a layer; drafting and checking cost the host something per sequence.
+    """
     step = decode_step_s(at, rates, batch, at.isl + at.osl / 2, 1.0 + at.drafted)
-    found: Numbers = step * (1.0 + at.drafted / at.layers) / _step_tokens(at, rates)
+    drafting = np.minimum(at.drafted, 1.0) * rates["drafting"] * batch / at.attention_dp
+    found: Numbers = (step * (1.0 + at.drafted / at.layers) + drafting) / _step_tokens(at, rates)
     return found
 
 

@@ -1,9 +1,10 @@
 """From a case to a setup: every name resolved, every number checked, or a refusal that says what to change."""
 
-import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from outpace.hardware.devices import Device, device
 from outpace.planner.architectures import named_model
@@ -17,16 +18,14 @@ from outpace.planner.recipes import (
     poll_steps,
     published_requests,
 )
+from outpace.planner.splits import has_groups, split_of, whole_concurrency
 from outpace.planner.workloads import mean_share, mlperf_workload, named_workload
+from outpace.planner.written import number, positive
 from outpace.precision.formats import KvFormat, WeightFormat, kv_format, weight_format
-from outpace.precision.memory import MemoryUse, Split, memory_use, weight_bytes
+from outpace.precision.memory import MemoryUse, Split, memory_use
 from outpace.values.architecture import Architecture
 from outpace.values.errors import InvalidInput
 
-# MLPerf submitters leave the split open; this share of a device filled by weights is about where they split.
-_FILLED_BY_WEIGHTS = 0.62
-# Who names no count means as few devices as hold the weights and some cache.
-_FILLED_ALONE = 0.8
 # A benchmark run at a given rate that does not say its length; overload builds a queue only that long.
 _SHORT_RUN_REQUESTS = 200.0
 _LONG_RUN_REQUESTS = 20_000.0
@@ -47,8 +46,6 @@ _METHODS = (
 )
 # Longer than any context that models are served with.
 _LONGEST_TOKENS = 100_000_000
-# Devices that share one board's links.
-_BOARD = 8
 
 
 class Load(StrEnum):
@@ -182,12 +179,9 @@ def resolve(case: Case) -> Setup:
     on = device(case.gpu)
     stored = _weights(_written_format(case, notes), named.implied_format, named.shape)
     isl, osl = _lengths(case, notes, named.shape.name)
-    load, concurrency = _load(case, metric, notes)
-    split, replicas, reading = _split(case, named.shape, on, stored, notes)
-    if _whole_concurrency(notes) and split.attention_dp == 1 and named.shape.moe_layers:
-        # Callers per attention group: the tensor-parallel devices of the row are the groups.
-        split = Split(attention_dp=split.tp, pp=split.pp)
+    load, concurrency = _load(case, metric, notes, named.shape)
     made = generation(case.engine, case.engine_version, on.vendor)
+    split, replicas, reading = split_of(case, named.shape, on, stored, notes)
     start = Start(
         engine=made.name,
         device=on.name,
@@ -195,10 +189,13 @@ def resolve(case: Case) -> Setup:
         stored=stored.name,
         tp=split.tp,
         version=case.engine_version,
-        has_groups=split.attention_dp > 1,
         lengths=(isl, osl),
         callers=concurrency,
     )
+    if has_groups(start, split, notes) and named.shape.moe_layers:
+        # Callers per attention group: the tensor-parallel devices of the row are the groups.
+        split = Split(attention_dp=split.tp, pp=split.pp)
+    start = msgspec.structs.replace(start, tp=split.tp, has_groups=split.attention_dp > 1)
     return Setup(
         case=case,
         shape=named.shape,
@@ -275,7 +272,7 @@ def _kv(written: str) -> KvFormat:
 
 
 def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
-    isl, osl = _number(case.isl), _number(case.osl)
+    isl, osl = number(case.isl), number(case.osl)
     if isl is None or osl is None:
         known = named_workload(f"{notes} {case.isl.lower()}") or mlperf_workload(case.metric, model)
         isl = known[0] if isl is None and known else isl
@@ -293,7 +290,7 @@ def _lengths(case: Case, notes: str, model: str) -> tuple[float, float]:
     return max(isl, 1.0), osl
 
 
-def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
+def _load(case: Case, metric: Metric, notes: str, shape: Architecture) -> tuple[Load, float]:
     """The kind of load and its size (sequences in flight, or requests of a burst; 0 when it has none)."""
     if "mlperf" in metric.name or "mlperf" in notes or "loadgen" in notes:
         return _mlperf_load(f"{metric.name}; {notes}"), 0.0
@@ -302,7 +299,7 @@ def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
     if burst:
         return Load.BURST, float(burst[1])
     if "static" in notes or "fixed batch" in notes or "single prompt token" in notes:
-        return Load.STATIC, _positive(written or "1", "batch_or_concurrency")
+        return Load.STATIC, positive(written or "1", "batch_or_concurrency")
     if case.request_rate_rps and case.request_rate_rps.lower() not in ("inf", "infinite"):
         return Load.RATE, 0.0
     if written == "max" or "infinite request rate" in notes or (not written and "max load" in notes):
@@ -314,16 +311,18 @@ def _load(case: Case, metric: Metric, notes: str) -> tuple[Load, float]:
         or "speedup_vs_bf16" in notes
         or "scaling" in notes
     ):
-        return Load.BURST, _positive(written, "batch_or_concurrency")
+        return Load.BURST, positive(written, "batch_or_concurrency")
     if not written:
         return _unsized_load(case, notes), _burst_size(notes)
-    return Load.CLOSED, _whole_concurrency(notes) or _positive(written, "batch_or_concurrency")
+    return Load.CLOSED, _noted_callers(notes, shape) or positive(written, "batch_or_concurrency")
 
 
-def _whole_concurrency(notes: str) -> float:
-    """Some tables count callers per attention group and note the whole; that is what an instance sees."""
-    found = re.search(r"silicon_concurrency=(\d+)", notes)
-    return float(found[1]) if found else 0.0
+def _noted_callers(notes: str, shape: Architecture) -> float:
+    """Callers of a whole instance where a table counts them per attention group.
+
+    For models without experts the whole is that of all copies beside each other.
+    """
+    return whole_concurrency(notes) if shape.moe_layers else 0.0
 
 
 def _unsized_load(case: Case, notes: str) -> Load:
@@ -376,122 +375,4 @@ def _rate(case: Case) -> float:
     written = case.request_rate_rps.lower()
     if written in ("", "inf", "infinite"):
         return 0.0
-    return _positive(written, "request_rate_rps")
-
-
-def _split(
-    case: Case, shape: Architecture, on: Device, stored: WeightFormat, notes: str
-) -> tuple[Split, float, str]:
-    """The split of one instance, how many instances there are, and how an odd count was read."""
-    tp, pp, count = (_count(getattr(case, name), name) for name in ("tp", "pp", "n_gpus"))
-    labelled = _labelled_devices(notes)
-    if labelled and labelled < tp:
-        return Split(tp=labelled), 1.0, f"one copy on {labelled} devices, as the label in notes says"
-    wide = re.search(r"\bdep(\d+)\b", notes)
-    if wide and shape.moe_layers:
-        return Split(attention_dp=int(wide[1])), max(1.0, count / int(wide[1])), ""
-    tp, count, reading = _same_devices(shape, on, tp, count)
-    pp = pp or 1
-    if not tp:
-        tp = max(1, _open_tp(shape, on, stored, count) // pp)
-        counted = "" if count else f"n_gpus and tp not given, taken as {tp * pp}"
-        return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), counted or reading
-    if _says_attention_groups(notes, shape):
-        return Split(attention_dp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
-    if shape.moe_layers and tp > _BOARD and shape.heads % tp:
-        return (
-            Split(attention_dp=tp, pp=pp),
-            1.0,
-            f"tp {tp} read as {tp} groups of attention data parallelism",
-        )
-    _check_parallel(shape, tp, pp)
-    if count and tp * pp > count:
-        raise InvalidInput("tp", f"{tp} x pp {pp} needs {tp * pp} devices, n_gpus is {count}")
-    if shape.moe_layers and count > tp * pp:
-        return Split(tp=tp, pp=pp, attention_dp=count // (tp * pp)), 1.0, reading
-    return Split(tp=tp, pp=pp), max(1.0, count / (tp * pp)), reading
-
-
-def _labelled_devices(notes: str) -> int:
-    """Devices of one copy of the model, by a label such as `8xMI300X 2FP8`: eight devices, two copies.
-
-    Such rows name all devices of the machine as tensor-parallel and give the throughput of one copy.
-    """
-    found = re.search(r"\blabel '(\d+)x\w+ (\d+)fp8", notes)
-    return int(found[1]) // max(1, int(found[2])) if found else 0
-
-
-def _says_attention_groups(notes: str, shape: Architecture) -> bool:
-    """Attention data parallelism over the tensor-parallel devices, as some tables note it.
-
-    Flags noted are often cut off before `--enable-dp-attention`; `dp=8` on the same eight devices means it.
-    """
-    if "attention-dp enabled" in notes:
-        return bool(shape.moe_layers)
-    return shape.attention == "mla" and bool(
-        re.search(r"dp-attention|dp attention|attention-dp\b(?!=)|(?<![-\w])dp=(?!1\b)\d", notes)
-    )
-
-
-def _same_devices(shape: Architecture, on: Device, tp: int, count: int) -> tuple[int, int, str]:
-    """Undo counts that multiply tensor by expert parallelism of the same devices (16 = 4 x 4, 64 = 8 x 8).
-
-    Published tables hold such rows for boards of eight; only a 72-way link joins more.
-    """
-    width = {16: 4, 64: 8}.get(count, 0)
-    if not shape.moe_layers or count <= _BOARD or not width or "72-way" in on.link:
-        return tp, count, ""
-    if tp in (1, width, count):
-        return (
-            (1 if tp == 1 else width),
-            width,
-            f"{count} devices read as {width}, each counted for tp and ep",
-        )
-    return tp, count, ""
-
-
-def _check_parallel(shape: Architecture, tp: int, pp: int) -> None:
-    if shape.heads % tp:
-        raise InvalidInput("tp", f"{tp} does not divide the {shape.heads} attention heads of {shape.name}")
-    if pp > shape.layers:
-        raise InvalidInput("pp", f"{pp} stages are more than the {shape.layers} layers of {shape.name}")
-
-
-def _open_tp(shape: Architecture, on: Device, stored: WeightFormat, count: int) -> int:
-    """The smallest power of two at which the weights leave room, within the devices that there are.
-
-    Experts are spread over the whole board once one device is too small for them.
-    """
-    total = weight_bytes(shape, stored).total
-    room = (_FILLED_BY_WEIGHTS if count else _FILLED_ALONE) * on.memory_bytes
-    count = count or _BOARD
-    if shape.moe_layers and total > room:
-        return min(count, _BOARD)
-    tp = 1
-    while total / tp > room and tp * 2 <= count:
-        tp *= 2
-    return tp
-
-
-def _number(written: str) -> float | None:
-    try:
-        value = float(written)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _count(written: str, name: str) -> int:
-    if not written or written in ("nan", "0", "0.0"):
-        return 0
-    value = _number(written)
-    if value is None or value < 1 or value != int(value):
-        raise InvalidInput(name, f"{written!r} is not a count")
-    return int(value)
-
-
-def _positive(written: str, name: str) -> float:
-    value = _number(written)
-    if value is None or not 0 < value < float("inf"):
-        raise InvalidInput(name, f"{written!r} is not a positive number")
-    return value
+    return positive(written, "request_rate_rps")

@@ -31,7 +31,7 @@ def _asked_of(setup: Setup) -> str:
         f"{setup.replicas * split.devices:.0f} {split.tp}x{split.pp}x{split.attention_dp}",
         f"{setup.load} {case.batch_or_concurrency} {case.request_rate_rps}",
         f"{setup.isl:.0f} {setup.osl:.0f}",
-        f"{case.kv_precision} {setup.expert_groups:.0f} {_flags(case.notes)}",
+        f"{case.kv_precision} {setup.expert_groups:.0f} {_flags(case.notes)} {setup.drafted}",
     )
     return " | ".join(parts)
 

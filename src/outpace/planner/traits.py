@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from outpace.planner.engines import dated_build, version_name
+from outpace.planner.quantities import mixer_of
 from outpace.planner.setups import Quantity, Setup
 
 
@@ -25,8 +26,12 @@ _SPEED = {Quantity.THROUGHPUT: 1.0, Quantity.ITL: -1.0, Quantity.TTFT: 0.0}
 MAIN, PAIR, NARROW, SLOPE, OWN_SLOPE = 0.1, 0.08, 0.1, 0.05, 0.15
 # What models do on an engine and on its versions differs much and is shared by devices; what a version does to all
 # models, and what only one setup does, differs little. Chosen on left-out groups (lab log, 2026-11-29).
-_VERSION, _SETUP, _SETUP_VERSION = 0.05, 0.05, 0.075
+_VERSION, _SETUP, _SETUP_VERSION = 0.03, 0.05, 0.05
 _MODEL_ENGINE, _MODEL_FORMAT, _MODEL_VERSION = 0.12, 0.15, 0.25
+# What a way of splitting does on an engine is shared by models, most by those that mix tokens and hold experts alike;
+# what an engine does on a family of devices is shared by its devices (lab log, 2026-11-30).
+_SPLIT_MODEL, _SPLIT_ENGINE, _SPLIT_KIN = 0.08, 0.12, 0.16
+_FAMILY_ENGINE, _FAMILY_FORMAT, _KIN_FORMAT = 0.06, 0.1, 0.08
 # Axes that a well measured setup, or a model on an engine, may follow in its own way.
 _OWN_AXES = ("load", "prompt", "output")
 _PAIR_AXES = (*_OWN_AXES, "width")
@@ -70,10 +75,29 @@ def _identities(setup: Setup) -> Iterator[tuple[str, float, float]]:
         f"setup={own}": _SETUP,
         f"setup={own} version={version}": _SETUP_VERSION,
     }
+    named.update(_shared(setup))
     if setup.method:
         named[f"method={setup.method} model={model} engine={made}"] = MAIN
     for name, spread in named.items():
         yield name, 1.0, spread
+
+
+def _shared(setup: Setup) -> dict[str, float]:
+    """What a part that was never measured has in common with those that were: split, kin of the model, family."""
+    gpu, model, made = setup.device.name, setup.shape.name, setup.generation.name
+    stored, family = setup.weights.name, setup.device.family
+    kin = f"{mixer_of(setup.shape)} {'experts' if setup.shape.moe_layers else 'dense'}"
+    split = f"{setup.split.tp}x{setup.split.pp}x{setup.split.attention_dp}"
+    return {
+        f"split={split} model={model} engine={made}": _SPLIT_MODEL,
+        f"split={split} engine={made}": _SPLIT_ENGINE,
+        f"split={split} kin={kin} engine={made}": _SPLIT_KIN,
+        f"split={split} gpu={gpu} engine={made}": _SPLIT_ENGINE,
+        f"family={family} engine={made}": _FAMILY_ENGINE,
+        f"family={family} engine={made} format={stored}": _FAMILY_FORMAT,
+        f"family={family} engine={made} model={model}": _FAMILY_ENGINE,
+        f"kin={kin} engine={made} format={stored}": _KIN_FORMAT,
+    }
 
 
 def _methods(setup: Setup) -> Iterator[tuple[str, float]]:
