@@ -7,8 +7,8 @@ import pytest
 from tests.planner.samples import case
 
 from outpace.planner.calibration import SCHEMA, decode, encode, load_calibration, shipped_calibration
-from outpace.planner.fitting import evidence, fit_quantities
-from outpace.planner.groundtruth import GroundTruth, read_ground_truth
+from outpace.planner.fitting import evidence, fit_from_anywhere, fit_quantities
+from outpace.planner.groundtruth import FILES, GroundTruth, read_ground_truth
 from outpace.planner.marks import marks
 from outpace.planner.setups import resolve
 from outpace.planner.traits import traits
@@ -34,6 +34,58 @@ def test_rows_that_cannot_be_compared_are_counted_by_reason(truth: GroundTruth) 
     assert len(truth.rows) > 100
 
 
+_ROW = {
+    "source": "made up",
+    "gpu": "H200-SXM-141GB",
+    "mode": "agg",
+    "engine": "vllm",
+    "engine_version": "0.12.0",
+    "isl": "1000",
+    "osl": "100",
+    "batch_or_concurrency": "8",
+}
+
+
+def _read(folder: Path, name: str, fields: dict[str, str]) -> GroundTruth:
+    """The ground truth of one row, under the columns of the fixture."""
+    for file in FILES:
+        header = (FOLDER / file).read_text(encoding="utf-8").splitlines()[0]
+        row = ",".join(fields.get(column, "") for column in header.split(","))
+        (folder / file).write_text(header + "\n" + (row + "\n" if file == name else ""), encoding="utf-8")
+    return read_ground_truth(folder)
+
+
+def test_experts_on_more_devices_than_one_group_mean_several_groups(tmp_path: Path) -> None:
+    experts = {"origin": "gap-analysis", "tp": "2", "n_gpus": "2", "moe_tp": "4", "moe_ep": "1"}
+    fields = {**_ROW, **experts, "id": "x", "model": "Qwen3-235B-A22B-FP8", "tpot_ms": "37.3"}
+    (row,) = _read(tmp_path, "latency_inferencex.csv", fields).rows
+    assert (row.setup.split.tp, row.setup.split.attention_dp, row.setup.concurrency) == (2, 2, 16)
+
+
+@pytest.mark.parametrize(("number", "drafted"), [("SIL-01983", 2), ("SIL-02002", 0)])
+def test_a_run_that_its_source_keeps_apart_from_the_plain_one_drafts(
+    tmp_path: Path, number: str, drafted: int
+) -> None:
+    made = {
+        "gpu": "B200-SXM-180GB",
+        "engine": "sglang",
+        "engine_version": "0.5.9",
+        "origin": "inferencex-csv",
+    }
+    model = {"model": "DeepSeek-R1", "weights_precision": "fp8", "tp": "8", "n_gpus": "8", "tpot_ms": "6.7"}
+    (row,) = _read(tmp_path, "latency_inferencex.csv", {**_ROW, **made, **model, "id": number}).rows
+    assert row.setup.drafted == drafted
+
+
+@pytest.mark.parametrize(("label", "rows"), [("4xMi300x 1FP8-amd", 1), ("8xMi300x 2FP8-amd", 0)])
+def test_one_copys_run_times_two_is_no_second_run(tmp_path: Path, label: str, rows: int) -> None:
+    made = {"gpu": "MI300X", "model": "Llama-3.1-405B", "n_gpus": "8", "tp": "8", "weights_precision": "FP8"}
+    value = {"metric": "output_throughput", "value": "322.83", "notes": f"label '{label}'"}
+    truth = _read(tmp_path, "throughput.csv", {**_ROW, **made, **value, "id": "x"})
+    assert len(truth.rows) == rows
+    assert sum(truth.left_out.values()) == 1 - rows
+
+
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(InvalidInput, match="nowhere"):
         read_ground_truth(Path("nowhere"))
@@ -46,6 +98,17 @@ def test_fitting_brings_the_physics_closer_to_the_rows(truth: GroundTruth) -> No
         return float(abs(given.batch.log_metric(given.batch.rates(logs)) - given.log_values).mean())
 
     assert error(fit_quantities(given, iterations=4)) < 0.7 * error({})
+
+
+def test_a_fit_from_several_starts_is_the_same_every_time_and_not_worse(truth: GroundTruth) -> None:
+    given = evidence(usable(GroundTruth(list(truth.rows))))
+
+    def error(logs: dict[str, float]) -> float:
+        return float(abs(given.batch.log_metric(given.batch.rates(logs)) - given.log_values).mean())
+
+    found = fit_from_anywhere(given, 3)
+    assert found == fit_from_anywhere(given, 3)
+    assert error(found) < 1.1 * error(fit_quantities(given, iterations=40))
 
 
 def test_a_row_left_out_did_not_teach_its_own_prediction(truth: GroundTruth) -> None:

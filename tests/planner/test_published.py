@@ -1,5 +1,8 @@
 """What is known of published runs: their drafts, their cache, how many requests they had, a checkpoint of rows."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from tests.planner.samples import case
 from tests.planner.test_recipes import deepseek
@@ -185,11 +188,50 @@ def test_the_first_to_wait_waits_longest_and_many_share() -> None:
 
 
 def test_drawn_lengths_are_served_as_their_means_and_compared_as_written() -> None:
-    noted = resolve(deepseek(isl="1000", osl="2000", notes="lengths drawn from 0.8 to 1"))
-    means = resolve(deepseek(isl="900", osl="1800"))
+    engine = {"engine": "vLLM", "engine_version": "0.11.0"}
+    noted = resolve(deepseek(**engine, isl="1000", osl="2000", notes="lengths drawn from 0.8 to 1"))
+    means = resolve(deepseek(**engine, isl="900", osl="1800"))
     assert served(noted.case).ttft_s[0] == pytest.approx(served(means.case).ttft_s[0])
     assert served(noted.case).itl_s[0] == pytest.approx(served(means.case).itl_s[0])
     assert held_sequences(noted) == held_sequences(means)
-    assert traffic_of(noted) == traffic_of(resolve(deepseek(isl="1000", osl="2000")))
+    assert traffic_of(noted) == traffic_of(resolve(deepseek(**engine, isl="1000", osl="2000")))
     assert noted.has_varied_lengths
     assert not means.has_varied_lengths
+
+
+def test_callers_whose_prompts_are_read_apart_stay_in_step() -> None:
+    """Waiting moves from between tokens to before the first one; a request takes about as long in all."""
+    fields = {"engine": "SGLang", "engine_version": "0.5.1", "batch_or_concurrency": "64", "osl": "128"}
+    together = served(case(**fields))
+    apart = served(case(**fields, notes="lengths drawn from 0.8 to 1", isl="1111.1"))
+    mixed = served(case(**{**fields, "engine": "vLLM", "engine_version": "0.11.0"}))
+    for other in (apart, mixed):
+        assert together.itl_s[0] < 0.9 * other.itl_s[0]
+        assert together.ttft_s[0] > 1.5 * other.ttft_s[0]
+    takes, took = (float(one.ttft_s[0] + 127 * one.itl_s[0]) for one in (together, mixed))
+    assert takes == pytest.approx(took, rel=0.25)
+
+
+def test_latent_attention_launches_more_kernels_and_a_shared_expert_too() -> None:
+    prepared = batch([resolve(case()), resolve(deepseek()), resolve(case(model="Qwen3-30B-A3B"))])
+    assert prepared.at.mixer_kernels.tolist() == [1.0, 1.6, 1.0]
+    assert prepared.at.expert_kernels.tolist() == [1.0, 1.5, 1.0]
+
+
+def test_what_is_moved_beside_products_counts_most_for_small_models_with_few_bits() -> None:
+    def slower(model: str, stored: str) -> float:
+        asked = case(gpu="B200", model=model, weights_precision=stored, metric="ttft_ms_mean", isl="8000")
+        prepared = batch([resolve(asked)])
+        rates = prepared.rates({})
+        nothing = {**rates, "passes": np.zeros(1)}
+        return float(prepared.serve(rates).ttft_s[0] / prepared.serve(nothing).ttft_s[0])
+
+    assert 1.0 < slower("Llama-3.1-70B", "BF16") < slower("Llama-3.1-8B", "FP4") < 2.0
+
+
+def test_beams_share_their_prompt() -> None:
+    asked = {"model": "gpt-j-6b", "weights_precision": "FP8", "metric": "mlperf_offline_samples"}
+    with_beams = resolve(case(**asked, engine="TensorRT", isl="", osl=""))
+    assert with_beams.beams == 4
+    alone = held_sequences(replace(with_beams, beams=1))
+    assert alone / 4 < held_sequences(with_beams) < alone

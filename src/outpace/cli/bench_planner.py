@@ -41,7 +41,7 @@ def planner(
 
     Below them, for runs that were measured again or on other versions of their engine: how far these lie apart.
     Whole setups, devices, models, engine versions and device families are left out, never single rows. Without
-    `--again` the figures are those that the shipped calibration was stored with; `--again` takes some twenty minutes.
+    `--again` the figures are those that the shipped calibration was stored with; `--again` takes some thirty minutes.
     """
     from outpace.planner.marks import marks, scatters
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.planner.quantities import mixer_of
 from outpace.planner.setups import Load, Quantity, Setup
 from outpace.precision.formats import KvFormat, WeightFormat
 from outpace.precision.memory import kv_shards, kv_values_per_token, state_bytes, weight_bytes
@@ -17,6 +18,12 @@ Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 # Sequences that an instance of an unlimited engine holds at most; beyond it nothing gets faster.
 _MOST_SEQUENCES = 4096
+# Kernels of a layer, as a multiple of those of grouped attention and its feed-forward part (10: two norms, three
+# products, rotation, cache write, attention, gate and its product). Latent attention has six more (compressing,
+# expanding and their norms), an indexer for sparse attention about eight besides, linear attention two.
+_MIXER_KERNELS = {"mla": 1.6, "sparse": 2.4, "hybrid": 1.2}
+# Kernels of experts with a shared one beside them, as a multiple of those of routed ones alone (12 and 8).
+_SHARED_KERNELS = 1.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Columns:
     is_cold: Numbers
     drafted: Numbers
     gather_steps: Numbers
+    mixer_kernels: Numbers
+    expert_kernels: Numbers
+    moved_whole: Numbers
+    moved_spread: Numbers
+    takes_turns: Numbers
 
     def pick(self, rows: NDArray[np.intp]) -> "Columns":
         """The columns of some rows."""
@@ -88,8 +100,15 @@ def held_sequences(setup: Setup) -> float:
     fitting = (
         made.cache_room_bytes(memory) // memory.kv_bytes_per_sequence if memory.kv_bytes_per_sequence else 0.0
     )
-    held = min(fitting * setup.split.pp / setup.beams, limit * setup.split.attention_dp)
+    held = min(fitting * setup.split.pp / _beams_room(setup), limit * setup.split.attention_dp)
     return float(max(1, held))
+
+
+def _beams_room(setup: Setup) -> float:
+    """How many sequences' room a request with beams takes: they share its prompt and grow side by side."""
+    ends = setup.load in (Load.FULL, Load.OFFLINE, Load.STATIC)
+    grown = setup.mean_osl if ends else setup.mean_osl / 2
+    return (setup.mean_isl + setup.beams * grown) / (setup.mean_isl + grown)
 
 
 def _is_small(setup: Setup) -> bool:
@@ -127,6 +146,34 @@ def _row(setup: Setup) -> tuple[float, ...]:
         float(setup.is_cold),
         setup.drafted,
         setup.gather_steps,
+        *_kernels_row(setup.shape),
+        float(_takes_turns(setup)),
+    )
+
+
+def _takes_turns(setup: Setup) -> bool:
+    """Whether callers stay in step: prompts are read apart, and answers as long as each other end together."""
+    alone = setup.generation.reads_prompts_alone
+    return alone and setup.load is Load.CLOSED and not setup.has_varied_lengths
+
+
+@lru_cache(maxsize=512)
+def _kernels_row(shape: Architecture) -> tuple[float, ...]:
+    """Kernels of mixers and experts; values per token that kernels without products move, whole and spread."""
+    if shape.attention == "mla":
+        expanded = shape.heads * (shape.nope_dim + shape.rope_dim + shape.v_dim)
+        mixed = 2 * (expanded + shape.q_rank + shape.kv_rank)
+    else:
+        mixed = 2 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    # Norms read and write a token and its residual twice per layer; a gate reads two parts and writes one; tokens are
+    # copied to their experts and summed up again.
+    routed = 3 * shape.experts_per_token * (shape.hidden + shape.expert_ffn)
+    fed = shape.dense_layers * 3 * shape.ffn + shape.moe_layers * (routed + 3 * shape.shared_ffn)
+    return (
+        _MIXER_KERNELS.get(mixer_of(shape), 1.0),
+        _SHARED_KERNELS if shape.shared_ffn else 1.0,
+        8.0 * shape.layers * shape.hidden,
+        float(shape.layers * mixed + fed),
     )
 
 

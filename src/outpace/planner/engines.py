@@ -40,6 +40,8 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     small_devices: tuple[str, ...] = ()
     small_max_sequences: int = 0
     small_chunk_share: float = 1.0
+    # Reads prompts in steps of their own while others wait for their next token, unless told otherwise.
+    reads_prompts_alone: bool = False
     # Compiles kernels when a shape is first asked for, not when it starts.
     compiles_late: bool = False
     # Share of a device that weights, cache and a step may fill; or, from so many GiB on, MiB beside weights and cache.

@@ -28,7 +28,24 @@ _ALL_DEVICES_ORIGIN = "inferencex-csv"
 _PAGE = re.compile(r"/performance-lab/([^/]+)/")
 # The second result of "Choosing the Inference Engine" on its pages about Ascend is MindIE's (read 2026-11-30).
 _MINDIE_ROWS = ("GPS-0244", "GPS-0285")
+# dstack's rows of two copies are the one copy's times two, to the last of ten digits, in all 19 pairs.
+_MULTIPLE = re.compile(r"label '\d+x\w+ [2-9]FP8")
 _DRAWN = "lengths drawn from 0.8 to 1"
+# The table's third origin gives the batch of one attention group; its experts lie on `moe_tp` x `moe_ep` devices, and
+# where that is more than `tp` there are several groups (Qwen3-235B on two H200: 16 callers, or two groups of 8).
+_GROUPED_ORIGIN = "gap-analysis"
+# On 2026-03-25 InferenceX ran a list with multi-token prediction beside one without. The table's source also holds a
+# dump of its database, whose configurations are numbered and have none with it (not one row of days or versions that
+# ran only those is there). These ran on that day at loads whose plain run is in the dump, and are other runs
+# (`silicon_sample.csv` of aiconfigurator at 095f58a51c, read 2026-11-30).
+_DRAFTING_ROWS = frozenset(
+    f"SIL-{number:05d}"
+    for number in (
+        *(1968, 1976, 1983, 1991, 1992, 2008, 2010, 2021, 2022, 2026, 2030),
+        *(3103, 3107, 3122, 3185, 3369, 3989),
+    )
+)
+_DRAFTING = "multi-token prediction"
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,8 @@ def _reason_to_leave_out(name: str, fields: dict[str, str]) -> str:
     page = _PAGE.search(fields["source"])
     if page and not fields["model"].lower().startswith(page[1].rstrip("x")):
         return "stands on the page of another model, and runs like that one"
+    if _MULTIPLE.search(notes):
+        return "one copy's run, which the source multiplies for several copies"
     if fields["gpu"].startswith("mixed:"):
         return "devices of two kinds in one figure"
     return ""
@@ -152,11 +171,14 @@ def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
         layout = f"{layout}; {_NOT_WARMED}"
     if fields["measured"]:
         layout = f"{layout}; measured {fields['measured']}"
+    if fields["id"] in _DRAFTING_ROWS:
+        layout = f"{layout}; {_DRAFTING}"
+    groups = _attention_groups(fields)
     base = Case(
         id=fields["id"],
         model=fields["model"],
         gpu=fields["gpu"],
-        n_gpus=_degree(fields["n_gpus"]) or tp,
+        n_gpus=str(groups * int(tp)) if groups > 1 else _degree(fields["n_gpus"]) or tp,
         tp=tp,
         pp=_degree(fields["pp"]),
         weights_precision=fields["weights_precision"],
@@ -164,12 +186,22 @@ def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
         engine_version=fields["engine_version"],
         isl=fields["isl"],
         osl=fields["osl"],
-        batch_or_concurrency=fields["batch_or_concurrency"],
+        batch_or_concurrency=str(groups * int(fields["batch_or_concurrency"]))
+        if groups > 1
+        else fields["batch_or_concurrency"],
         notes=layout,
     )
     for column, metric in (("ttft_ms", "ttft_ms_mean"), ("tpot_ms", "itl_ms_mean")):
         if fields[column] and float(fields[column]) > 0:
             yield base.asking(metric), float(fields[column])
+
+
+def _attention_groups(fields: dict[str, str]) -> int:
+    """Groups of attention data parallelism that a row does not name but its experts' devices tell; else 1."""
+    tp, spread = (int(_degree(fields["tp"]) or 0), 1)
+    for column in ("moe_tp", "moe_ep"):
+        spread *= int(_degree(fields[column]) or 0)
+    return spread // tp if fields["origin"] == _GROUPED_ORIGIN and tp and spread > tp else 1
 
 
 def _degree(written: str) -> str:

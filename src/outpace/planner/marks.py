@@ -13,6 +13,8 @@ LEFT_OUT = {
     "model": "model",
     "family": "device family",
 }
+# Who ranks devices that were left out leaves out both of a pair.
+_BOTH_LEFT_OUT = {"device": "both devices", "family": "both device families"}
 _LEAST_HELD, _MOST_HELD = 0.75, 0.88
 _LEAST_RANKED = 0.90
 _QUANTITIES = ("throughput", "itl", "ttft")
@@ -72,7 +74,8 @@ def _ranking(calibration: Calibration, scheme: str, quantity: str) -> Iterator[M
     if pairs:
         share, goal = right / pairs, f"≥ {_LEAST_RANKED:.0%}"
         is_met = share >= _LEAST_RANKED
-        yield Mark(f"faster device by {quantity}", LEFT_OUT[scheme], goal, share, pairs, is_met)
+        where = _BOTH_LEFT_OUT.get(scheme, LEFT_OUT[scheme])
+        yield Mark(f"faster device by {quantity}", where, goal, share, pairs, is_met)
 
 
 @dataclass(frozen=True)

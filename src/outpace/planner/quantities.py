@@ -51,6 +51,8 @@ FITTED: dict[str, Quantified] = {
     "compile": Quantified(2e-2, 1.0, (("generation", 1.0), ("family", 1.0))),
     "tokenize": Quantified(3e-6, 0.7, (("generation", 0.3), ("method", 0.3))),
     "bunching": Quantified(0.08, 0.7, (("generation", 0.5), ("method", 0.7))),
+    "turns": Quantified(0.9, 0.2),
+    "passes": Quantified(1.3, 0.4, (("generation", 0.3),)),
     "wait": Quantified(0.7, 0.5, (("generation", 0.3), ("method", 0.3))),
     "chunk": Quantified(8000.0, 0.5, (("generation", 0.5), ("arrival", 1.0))),
     "request": Quantified(3e-4, 0.8, (("generation", 0.5),)),

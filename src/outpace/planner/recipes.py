@@ -16,8 +16,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     One of: how seldom arrivals are looked for (`polls`); the format of keys and values (`kv`); tokens that the
     model's own heads draft per step (`drafts`); decode steps that a prompt may wait for others, so that a step reads
     a fuller batch (`gathers`); one attention group per device (`groups`). Pairs hold for one group of devices and for
-    several groups of attention data parallelism. Versions, images, days, `lengths` (prompt and output), `below_tp`
-    and `least_callers` narrow a recipe.
+    several groups of attention data parallelism. Versions, images, days, `words` in notes, `lengths` (prompt and
+    output), `below_tp` and `least_callers` narrow a recipe.
     """
 
     engine: str
@@ -34,6 +34,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     least_callers: float = 0.0
     version: str = ""
     image: str = ""
+    words: str = ""
     measured: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     tp: int = 0
@@ -126,7 +127,7 @@ def drafted_tokens(start: Start, notes: str) -> int:
     for recipe in recipes():
         is_image = not recipe.image or (image is not None and image[1].endswith(recipe.image))
         is_day = not recipe.measured or (measured is not None and measured[1] in recipe.measured)
-        if recipe.drafts[0] and is_image and is_day and recipe.is_for(start):
+        if recipe.drafts[0] and is_image and is_day and recipe.words in notes and recipe.is_for(start):
             return recipe.drafts[1 if start.has_groups else 0]
     return 0
 

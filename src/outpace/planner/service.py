@@ -75,8 +75,9 @@ def _closed(at: Columns, rates: Rates) -> Service:
     """A fixed number of callers, each asking again when answered."""
     prompt, held = prefill_s(at, rates, at.isl), _held(at)
     in_flight = np.minimum(np.maximum(at.concurrency, 1.0), held)
-    now = _steady(at, rates, prompt, in_flight)
-    ttft = _first_s(at, rates, prompt, now) + _bunched_wait_s(at, rates, prompt, now, held)
+    ahead = _read_ahead(at, rates, in_flight)
+    now = _steady(at, rates, prompt, in_flight, ahead)
+    ttft = _first_s(at, rates, prompt, now) + _bunched_wait_s(at, rates, prompt, now, held, ahead)
     stays = ttft + (at.osl - 1).clip(min=0.0) * now.itl_s
     looped = at.concurrency.clip(min=1.0) * at.osl / stays
     return Service(np.minimum(looped, now.tokens_per_s), ttft, now.itl_s, in_flight)
@@ -90,6 +91,16 @@ def _paced(at: Columns, rates: Rates) -> Service:
     now = _promised(at, rates, _steady(at, rates, prompt, in_flight))
     ttft = _first_s(at, rates, prompt, now) + _arrival_wait_s(at, rates, prompt, full, held)
     return Service(full.tokens_per_s, ttft, now.itl_s, in_flight)
+
+
+def _read_ahead(at: Columns, rates: Rates, in_flight: Numbers) -> Numbers:
+    """Share of all prompts that is read before the mean first token, where callers stay in step; 0 where they do not.
+
+    What is read before it makes its first token wait, and only the rest stands between its later ones.
+    """
+    chunks = np.maximum(in_flight * at.isl / (rates["chunk"] * at.chunk_share), 1.0)
+    found: Numbers = at.takes_turns * np.minimum(rates["turns"], 1.0) * (1.0 + 1.0 / chunks) / 2
+    return found
 
 
 def _held(at: Columns) -> Numbers:
@@ -129,14 +140,19 @@ def _balanced(at: Columns, rates: Rates, prompt: Prefill, held: Numbers) -> Numb
     return np.sqrt(low * high)
 
 
-def _steady(at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers) -> _Steady:
-    """Every step also carries a piece of the others' prompts, at most one chunk; work is conserved."""
+def _steady(
+    at: Columns, rates: Rates, prompt: Prefill, in_flight: Numbers, ahead: Numbers | float = 0.0
+) -> _Steady:
+    """Every step also carries a piece of the others' prompts, at most one chunk; work is conserved.
+
+    What was read `ahead` of the first token comes into no later step.
+    """
     step = _token_s(at, rates, np.maximum(in_flight, 1.0) * at.beams)
     # Stages read different prompts at the same time.
     reading = rates["mixing"] * prompt.work_s / at.pp
     share = (in_flight - 1.0).clip(min=0.0) / at.osl * reading
     chunk = prompt.work_s * np.maximum(rates["chunk"] * at.chunk_share / at.isl, 1e-3)
-    itl = step + _smaller(share, chunk)
+    itl = step + _smaller(share, chunk) * (1.0 - ahead)
     tokens = in_flight * at.osl / (at.osl * step + in_flight * reading + prompt.fixed_s)
     return _Steady(itl, tokens)
 
@@ -178,11 +194,14 @@ def _smaller(one: Numbers, other: Numbers) -> Numbers:
     return one / (1.0 + ratio) ** (1.0 / _SOFTNESS)
 
 
-def _bunched_wait_s(at: Columns, rates: Rates, prompt: Prefill, now: _Steady, held: Numbers) -> Numbers:
+def _bunched_wait_s(
+    at: Columns, rates: Rates, prompt: Prefill, now: _Steady, held: Numbers, ahead: Numbers
+) -> Numbers:
     """Closed loops start all at once and stay bunched; callers beyond the places wait for one to leave."""
     others = (np.minimum(at.concurrency, held) - 1).clip(min=0.0)
     overflow = (at.concurrency - held).clip(min=0.0)
-    waits: Numbers = rates["bunching"] * others * prompt.work_s + overflow * at.osl / now.tokens_per_s
+    bunched = np.maximum(rates["bunching"], ahead) * others * prompt.work_s
+    waits: Numbers = bunched + overflow * at.osl / now.tokens_per_s
     return waits
 
 

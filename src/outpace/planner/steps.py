@@ -44,6 +44,7 @@ def decode_step_s(
         _products_s(at, rates, tokens, rates["decode_flops"])
         + _attention_s(at, rates, part, context, per_sequence)
         + _exchange_s(at, rates, tokens)
+        + _moved_s(at, rates, tokens)
         + _kernels_s(at, rates)
     )
     on_host = rates["host"] + rates["sequence"] * part / at.attention_dp
@@ -71,7 +72,8 @@ def prefill_s(at: Columns, rates: Rates, tokens: Numbers) -> Prefill:
     attention_s = attention / (at.stage_devices * at.flops16 * rates["prefill_attention"])
     launched = at.layers * rates["eager"] + _kernels_s(at, rates) + rates["host"]
     fixed = weights_read_s(at, rates, group) + launched + _latency_s(at, rates)
-    return Prefill(products + attention_s + _volume_s(at, rates, tokens), fixed)
+    beside = _volume_s(at, rates, tokens) + _moved_s(at, rates, tokens)
+    return Prefill(products + attention_s + beside, fixed)
 
 
 def weights_read_s(at: Columns, rates: Rates, batch: Numbers) -> Numbers:
@@ -144,5 +146,13 @@ def _volume_s(at: Columns, rates: Rates, tokens: Numbers) -> Numbers:
     return (ring + sent) / (at.link * share)
 
 
+def _moved_s(at: Columns, rates: Rates, tokens: Numbers) -> Numbers:
+    """What norms, rotations, gates and routing read and write: little, but for small models with few bits."""
+    values = at.moved_whole / at.attention_dp + at.moved_spread / at.stage_devices
+    moved: Numbers = rates["passes"] * tokens * values * _ACTIVATION_BYTES / at.bandwidth
+    return moved
+
+
 def _kernels_s(at: Columns, rates: Rates) -> Numbers:
-    return at.layers * rates["layer"] + at.moe_layers * rates["expert_layer"]
+    mixers = at.layers * at.mixer_kernels * rates["layer"]
+    return mixers + at.moe_layers * at.expert_kernels * rates["expert_layer"]

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,17 @@ from outpace.planner.fitting import (
     TraitTable,
     corrections_of,
     evidence,
+    fit_from_anywhere,
     fit_quantities,
     named,
     trait_table,
 )
 from outpace.planner.groundtruth import FILES, GroundTruth, Measurement
+from outpace.planner.ranking import comparisons, score, verdicts_of_pairs
 from outpace.planner.scatter import against_others, against_repeats
 from outpace.planner.setups import Load, Quantity, Setup
 from outpace.planner.shifts import Residuals, learnt_shift
-from outpace.planner.traffics import run_of, run_on_any_version, traffic_of
+from outpace.planner.traffics import run_of, run_on_any_version
 from outpace.planner.traits import configuration_of, kind_of, version_of
 
 # What is left out together, from the easiest on: a traffic shape of a measured setup; a setup (everything but
@@ -42,8 +43,11 @@ SCHEMES: dict[str, Callable[[Setup], str]] = {
     "family": lambda setup: setup.device.family,
 }
 _FOLDS = 8
+_STARTS = 8
 # Setups and shapes are left out in folds; of the others each alone, so that no verdict hangs on who shares a fold.
 _FOLDED = ("shape", "near")
+# Schemes that leave out what a ranking compares.
+_PAIRED = ("device", "family")
 _LEAST_ROWS = 40
 # Rows of a group err together, so quantiles over rows of few groups hold too little of a new group (or, with many
 # alike, too much): an interval takes the level at which one made from half of the groups holds this share of the rest.
@@ -80,7 +84,7 @@ class Prepared:
 def prepare(rows: Sequence[Measurement]) -> Prepared:
     """Prepare rows and fit them all once."""
     given = evidence(rows)
-    return Prepared(given, trait_table([row.setup for row in rows]), fit_quantities(given, iterations=40))
+    return Prepared(given, trait_table([row.setup for row in rows]), fit_from_anywhere(given, _STARTS))
 
 
 def left_out(prepared: Prepared, scheme: str, progress: Callable[[str], None]) -> list[LeftOut]:
@@ -171,7 +175,10 @@ def calibrate(
             for name, figures in accuracy(found)
         },
         coverage={scheme: coverage(scheme, found, levels[scheme]) for scheme, found in by_scheme.items()},
-        ranked={scheme: ranking(found) for scheme, found in by_scheme.items()},
+        ranked={
+            scheme: ranking_of_pairs(prepared, scheme, progress) if scheme in _PAIRED else ranking(found)
+            for scheme, found in by_scheme.items()
+        },
         scatter={
             f"{scheme}/{name}": figures
             for scheme in _SIBLINGS
@@ -218,6 +225,27 @@ def held_levels(scheme: str, found: Sequence[LeftOut]) -> dict[str, float]:
 def _spread(residuals: Sequence[float], covered: float) -> Spread:
     low, high = np.quantile(residuals, [(1 - covered) / 2, (1 + covered) / 2])
     return Spread(low=round(float(low), 4), high=round(float(high), 4), rows=len(residuals))
+
+
+def ranking(found: Sequence[LeftOut]) -> dict[str, tuple[int, int]]:
+    """Per quantity how many pairs of devices had the faster one named right, of how many that differ."""
+    predicted = np.log([one.row.value for one in found]) - [one.residual for one in found]
+    compared = comparisons([one.row for one in found])
+    return score((one.quantity, one.is_right(predicted)) for one in compared)
+
+
+def ranking_of_pairs(
+    prepared: Prepared, scheme: str, progress: Callable[[str], None]
+) -> dict[str, tuple[int, int]]:
+    """The same where devices are left out: each pair by one fit that neither side taught anything."""
+    rows = prepared.given.rows
+    names = [SCHEMES[scheme](row.setup) for row in rows]
+
+    def predict(pair: frozenset[str]) -> Numbers:
+        progress(f"{scheme}: without {' and '.join(sorted(pair))}")
+        return prepared.given.log_values - _residuals(prepared, np.isin(names, list(pair)))
+
+    return score(verdicts_of_pairs(comparisons(rows), names, predict))
 
 
 def accuracy(found: Sequence[LeftOut]) -> Iterable[tuple[str, dict[str, float]]]:
@@ -334,35 +362,3 @@ def _held(scheme: str, found: Sequence[LeftOut], levels: Mapping[str, float], cu
             if bar:
                 inside.setdefault(quantity, []).append(bar.low <= one.residual <= bar.high)
     return {quantity: float(np.mean(values)) for quantity, values in inside.items()}
-
-
-def ranking(found: Sequence[LeftOut], least_difference: float = 0.10) -> dict[str, tuple[int, int]]:
-    """Pairs of devices under the same model and traffic: how many named the faster one, of how many."""
-    traffics: dict[tuple[Quantity, str], dict[str, list[LeftOut]]] = {}
-    for one in found:
-        setup = one.row.setup
-        if setup.metric.statistic == "mean":
-            devices = traffics.setdefault((setup.metric.quantity, traffic_of(setup)), {})
-            devices.setdefault(setup.device.name, []).append(one)
-    scores: dict[str, tuple[int, int]] = {}
-    for (quantity, _), devices in traffics.items():
-        right, total = scores.get(quantity, (0, 0))
-        pairs = combinations([_repeats(same) for same in devices.values()], 2)
-        verdicts = [_named_right(*pair, least_difference) for pair in pairs]
-        decided = [verdict for verdict in verdicts if verdict is not None]
-        scores[str(quantity)] = (right + sum(decided), total + len(decided))
-    return dict(sorted(scores.items()))
-
-
-def _repeats(same: Sequence[LeftOut]) -> tuple[float, float]:
-    """Logs of measured and predicted of a device; measured again under the same traffic is one point, not many."""
-    measured = [float(np.log(one.row.value)) for one in same]
-    predicted = [log - one.residual for log, one in zip(measured, same, strict=True)]
-    return float(np.mean(measured)), float(np.mean(predicted))
-
-
-def _named_right(one: tuple[float, float], other: tuple[float, float], least: float) -> bool | None:
-    measured, predicted = one[0] - other[0], one[1] - other[1]
-    if abs(measured) <= np.log1p(least):
-        return None
-    return bool(np.sign(measured) == np.sign(predicted))
