@@ -77,6 +77,19 @@ def test_a_run_that_its_source_keeps_apart_from_the_plain_one_drafts(
     assert row.setup.drafted == drafted
 
 
+@pytest.mark.parametrize(
+    ("number", "lengths"),
+    [("AMK-D-H100x1", (28639, 256)), ("AMK-G-H100x8", (302.8, 339)), ("TRT-001", (280, 310))],
+)
+def test_accelmarks_lengths_are_the_means_of_its_results(
+    tmp_path: Path, number: str, lengths: tuple[float, float]
+) -> None:
+    asked = {"model": "Llama-3.1-8B", "isl": "280", "osl": "310", "n_gpus": "1", "notes": "sharegpt_standard"}
+    value = {"metric": "output_throughput", "value": "100.5"}
+    (row,) = _read(tmp_path, "throughput.csv", {**_ROW, **asked, **value, "id": number}).rows
+    assert (row.setup.isl, row.setup.osl) == lengths
+
+
 @pytest.mark.parametrize(("label", "rows"), [("4xMi300x 1FP8-amd", 1), ("8xMi300x 2FP8-amd", 0)])
 def test_one_copys_run_times_two_is_no_second_run(tmp_path: Path, label: str, rows: int) -> None:
     made = {"gpu": "MI300X", "model": "Llama-3.1-405B", "n_gpus": "8", "tp": "8", "weights_precision": "FP8"}

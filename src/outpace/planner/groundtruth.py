@@ -30,6 +30,19 @@ _PAGE = re.compile(r"/performance-lab/([^/]+)/")
 _MINDIE_ROWS = ("GPS-0244", "GPS-0285")
 # dstack's rows of two copies are the one copy's times two, to the last of ten digits, in all 19 pairs.
 _MULTIPLE = re.compile(r"label '\d+x\w+ [2-9]FP8")
+# AccelMark's rows name medians of its data sets, or none. Its results tell all tokens that came out of a run and how
+# many went in for each (`offline/result.json` at 5797fc4274; 50 to 200 requests): mean prompt and output by suite, each
+# of which has one model. In suite D every answer is as long as it may be.
+_ACCELMARK = re.compile(r"AMK-([A-G])-")
+_ACCELMARK_MEANS = {
+    "A": ("255.7", "346.9"),
+    "B": ("256.2", "344.3"),
+    "C": ("282.2", "359.8"),
+    "D": ("28639", "256"),
+    "E": ("246.4", "352.4"),
+    "F": ("102.9", "210.0"),
+    "G": ("302.8", "339.0"),
+}
 _DRAWN = "lengths drawn from 0.8 to 1"
 # The table's third origin gives the batch of one attention group; its experts lie on `moe_tp` x `moe_ep` devices, and
 # where that is more than `tp` there are several groups (Qwen3-235B on two H200: 16 callers, or two groups of 8).
@@ -142,6 +155,9 @@ def _questions(name: str, fields: dict[str, str]) -> Iterable[tuple[Case, float]
     base = {column: fields.get(column) or "" for column in CASE_COLUMNS}
     if _is_mindie(fields):
         base["engine"] = "MindIE"
+    suite = _ACCELMARK.match(fields["id"])
+    if suite:
+        base["isl"], base["osl"] = _ACCELMARK_MEANS[suite[1]]
     if name == "throughput.csv":
         return [(Case(**base), float(fields["value"]))]
     return _latencies(Case(**base), fields)
