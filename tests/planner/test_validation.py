@@ -27,7 +27,7 @@ def test_repeats_of_a_device_are_one_point() -> None:
 
 
 def test_a_difference_below_ten_percent_is_no_pair() -> None:
-    assert ranking([_row("H100", 10, 8), _row("H200", 9.5, 9)]) == {}
+    assert ranking([_row("H100", 10, 8), _row("H200", 9.5, 9)]) == {"itl": (0, 0)}
 
 
 def test_another_expert_layout_or_other_flags_are_no_pair() -> None:
@@ -37,7 +37,7 @@ def test_another_expert_layout_or_other_flags_are_no_pair() -> None:
         _row("H100", 10, 12, notes="flags: --model-path /a --x"),
         _row("H200", 8, 9, notes="flags: default"),
     ]
-    assert ranking(spread) == ranking(started) == {}
+    assert ranking(spread) == ranking(started) == {"itl": (0, 0)}
 
 
 def test_the_place_of_a_model_is_no_flag() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from outpace.planner.cases import CASE_COLUMNS, Case
 from outpace.planner.copies import Run, once
 from outpace.planner.setups import Setup, resolve
+from outpace.planner.workloads import accelmark_workload
 from outpace.values.errors import InvalidInput
 
 FILES = ("throughput.csv", "latency.csv", "latency_inferencex.csv")
@@ -30,19 +31,8 @@ _PAGE = re.compile(r"/performance-lab/([^/]+)/")
 _MINDIE_ROWS = ("GPS-0244", "GPS-0285")
 # dstack's rows of two copies are the one copy's times two, to the last of ten digits, in all 19 pairs.
 _MULTIPLE = re.compile(r"label '\d+x\w+ [2-9]FP8")
-# AccelMark's rows name medians of its data sets, or none. Its results tell all tokens that came out of a run and how
-# many went in for each (`offline/result.json` at 5797fc4274; 50 to 200 requests): mean prompt and output by suite, each
-# of which has one model. In suite D every answer is as long as it may be.
+# AccelMark's rows name medians of its data sets, or none; `workloads.toml` has the means of its results by suite.
 _ACCELMARK = re.compile(r"AMK-([A-G])-")
-_ACCELMARK_MEANS = {
-    "A": ("255.7", "346.9"),
-    "B": ("256.2", "344.3"),
-    "C": ("282.2", "359.8"),
-    "D": ("28639", "256"),
-    "E": ("246.4", "352.4"),
-    "F": ("102.9", "210.0"),
-    "G": ("302.8", "339.0"),
-}
 _DRAWN = "lengths drawn from 0.8 to 1"
 # The table's third origin gives the batch of one attention group; its experts lie on `moe_tp` x `moe_ep` devices, and
 # where that is more than `tp` there are several groups (Qwen3-235B on two H200: 16 callers, or two groups of 8).
@@ -157,7 +147,7 @@ def _questions(name: str, fields: dict[str, str]) -> Iterable[tuple[Case, float]
         base["engine"] = "MindIE"
     suite = _ACCELMARK.match(fields["id"])
     if suite:
-        base["isl"], base["osl"] = _ACCELMARK_MEANS[suite[1]]
+        base["isl"], base["osl"] = map(str, accelmark_workload(suite[1]))
     if name == "throughput.csv":
         return [(Case(**base), float(fields["value"]))]
     return _latencies(Case(**base), fields)

@@ -230,8 +230,9 @@ def _spread(residuals: Sequence[float], covered: float) -> Spread:
 def ranking(found: Sequence[LeftOut]) -> dict[str, tuple[int, int]]:
     """Per quantity how many pairs of devices had the faster one named right, of how many that differ."""
     predicted = np.log([one.row.value for one in found]) - [one.residual for one in found]
-    compared = comparisons([one.row for one in found])
-    return score((one.quantity, one.is_right(predicted)) for one in compared)
+    rows = [one.row for one in found]
+    none = {str(row.setup.metric.quantity): (0, 0) for row in rows}
+    return none | score((one.quantity, one.is_right(predicted)) for one in comparisons(rows))
 
 
 def ranking_of_pairs(
