@@ -2,7 +2,7 @@
 
 import pytest
 
-from outpace.planner.engines import asked_version, dated_build, version_name
+from outpace.planner.engines import asked_version, dated_build, generation, version_name
 from outpace.values.errors import InvalidInput
 
 
@@ -63,3 +63,16 @@ def test_what_is_no_version_is_refused_by_name(written: str) -> None:
 )
 def test_nightly_builds_are_told_apart_by_their_day(version: str, notes: str, named: str) -> None:
     assert dated_build(version, notes) == named
+
+
+@pytest.mark.parametrize(
+    ("version", "notes", "name"),
+    [
+        ("0.10.2", "", "vllm-v1"),
+        ("0.10.2", "flags: --async-scheduling", "vllm-v1-async"),
+        ("0.7.3", "flags: --async-scheduling", "vllm-v0"),
+        ("0.14.0", "", "vllm-v1-async"),
+    ],
+)
+def test_a_flag_may_make_a_version_work_like_the_next(version: str, notes: str, name: str) -> None:
+    assert generation("vLLM", version, notes=notes).name == name

@@ -11,7 +11,7 @@ from outpace.planner.fitting import evidence, fit_from_anywhere, fit_quantities
 from outpace.planner.groundtruth import FILES, GroundTruth, read_ground_truth
 from outpace.planner.marks import marks
 from outpace.planner.setups import resolve
-from outpace.planner.traits import traits
+from outpace.planner.traits import traits, version_of
 from outpace.planner.validation import LeftOut, accuracy, calibrate, left_out, prepare, usable
 from outpace.values.errors import InvalidInput
 
@@ -78,16 +78,22 @@ def test_a_run_that_its_source_keeps_apart_from_the_plain_one_drafts(
 
 
 @pytest.mark.parametrize(
-    ("number", "lengths"),
-    [("AMK-D-H100x1", (28639, 256)), ("AMK-G-H100x8", (302.8, 339)), ("TRT-001", (280, 310))],
+    ("engine", "version", "day", "told"),
+    [
+        ("vllm", "", "2025-10-29", "vllm-v1-async 0.10.2"),
+        ("vllm", "0.11.0", "2025-10-29", "vllm-v1 0.11.0"),
+        ("trtllm", "", "2025-11-02", "trtllm-pytorch 1.1.0rc2.post2"),
+        ("sglang", "", "2025-11-10", "sglang 0.5.3rc1"),
+        ("sglang", "", "2025-12-24", "sglang sglang"),
+    ],
 )
-def test_accelmarks_lengths_are_the_means_of_its_results(
-    tmp_path: Path, number: str, lengths: tuple[float, float]
+def test_a_run_that_names_no_version_has_that_of_its_days_image(
+    tmp_path: Path, engine: str, version: str, day: str, told: str
 ) -> None:
-    asked = {"model": "Llama-3.1-8B", "isl": "280", "osl": "310", "n_gpus": "1", "notes": "sharegpt_standard"}
-    value = {"metric": "output_throughput", "value": "100.5"}
-    (row,) = _read(tmp_path, "throughput.csv", {**_ROW, **asked, **value, "id": number}).rows
-    assert (row.setup.isl, row.setup.osl) == lengths
+    made = {"engine": engine, "engine_version": version, "measured": day, "origin": "inferencex-csv"}
+    asked = {"model": "Llama-3.1-70B", "tp": "8", "n_gpus": "8", "tpot_ms": "6.7", "id": "x"}
+    (row,) = _read(tmp_path, "latency_inferencex.csv", {**_ROW, **made, **asked}).rows
+    assert version_of(row.setup) == told
 
 
 @pytest.mark.parametrize(("label", "rows"), [("4xMi300x 1FP8-amd", 1), ("8xMi300x 2FP8-amd", 0)])

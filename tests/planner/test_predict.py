@@ -88,3 +88,29 @@ def test_a_split_that_is_not_given_is_chosen_and_said() -> None:
     found = answered(model="DeepSeek-R1", gpu="H200", n_gpus="", tp="", pp="", weights_precision="fp8")
     assert float(found["predicted"]) > 0
     assert "n_gpus and tp not given, taken as 8" in found["reason"]
+
+
+_BUSY_HOST = {"gpu": "H100-SXM-80GB", "batch_or_concurrency": "32", "isl": "100", "osl": "200"}
+
+
+def _per_token_ms(model: str, host: str, **changes: str) -> float:
+    notes = f"host: {host}" if host else ""
+    return float(
+        answered(model=model, engine_version="0.7.3", notes=notes, **_BUSY_HOST, **changes)["predicted"]
+    )
+
+
+def test_a_slow_host_slows_a_small_model_and_hardly_a_large_one() -> None:
+    def ratio(model: str, **changes: str) -> float:
+        slow, fast = (
+            _per_token_ms(model, host, **changes) for host in ("Xeon Platinum 8558", "Xeon Platinum 8481C")
+        )
+        return slow / fast
+
+    assert ratio("Qwen2.5-0.5B-Instruct") > 1.8
+    assert 1.0 < ratio("Llama-3.1-70B", n_gpus="2", tp="2") < ratio("Qwen2.5-0.5B-Instruct")
+
+
+def test_a_host_that_was_never_measured_counts_as_one_not_named() -> None:
+    named, unnamed = (_per_token_ms("Qwen2.5-0.5B-Instruct", host) for host in ("Abacus 3000", ""))
+    assert named == pytest.approx(unnamed, rel=0.01)

@@ -198,3 +198,18 @@ def test_a_label_says_on_how_many_devices_one_copy_runs(label: str, devices: int
 def test_attention_groups_are_read_from_cut_off_flags(model: str, notes: str, groups: int) -> None:
     setup = resolve(case(model=model, gpu="H200", n_gpus="8", tp="8", weights_precision="FP8", notes=notes))
     assert setup.split.attention_dp == groups
+
+
+@pytest.mark.parametrize(
+    ("gpu", "notes", "processor"),
+    [
+        ("GB200", "", "grace"),
+        ("B200", "", ""),
+        ("B200", "warm; Host: EPYC 9554; x", "epyc 9554"),
+        ("GH200", "host: Xeon Gold 6530", "xeon gold 6530"),
+    ],
+)
+def test_the_processor_beside_a_device_is_its_own_or_the_one_noted(
+    gpu: str, notes: str, processor: str
+) -> None:
+    assert resolve(case(gpu=gpu, notes=notes)).processor == processor

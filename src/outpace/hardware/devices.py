@@ -33,6 +33,8 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     link_bytes_per_s: float = 0.0
     pcie_bytes_per_s: float = 0.0
     tdp_w: float = 0.0
+    # The processor of a superchip, which is always beside it.
+    processor: str = ""
     vendor_headline: str = ""
     notes: str = ""
 

@@ -42,6 +42,8 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     small_chunk_share: float = 1.0
     # Reads prompts in steps of their own while others wait for their next token, unless told otherwise.
     reads_prompts_alone: bool = False
+    # A flag with which a version works as the next generation does by default.
+    ahead_by: str = ""
     # Compiles kernels when a shape is first asked for, not when it starts.
     compiles_late: bool = False
     # Share of a device that weights, cache and a step may fill; or, from so many GiB on, MiB beside weights and cache.
@@ -68,15 +70,18 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return memory.kv_room_bytes - withheld * memory.capacity_bytes
 
 
-def generation(engine: str, version: str, vendor: str = "NVIDIA") -> Generation:
+def generation(engine: str, version: str, vendor: str = "NVIDIA", notes: str = "") -> Generation:
     """The generation of an engine as measurements write it, such as `vLLM 0.9.0.2.dev108` with empty version.
 
-    vLLM's ports to other vendors' devices have their own kernels, so they count as engines of their own.
+    A flag in notes may make it the next one. vLLM's ports to other vendors' devices have their own kernels, so they
+    count as engines of their own.
     """
     name, inner = _split(engine.strip().lower())
     name = _PORTS.get((name, vendor), name)
     numbers = _numbers(version) or inner or _NEWEST
     for candidate in generations():
+        if candidate.ahead_by and candidate.ahead_by in notes:
+            continue
         if name in candidate.spellings and (not candidate.before or numbers < _numbers(candidate.before)):
             return candidate
     return Generation(name=UNKNOWN, spellings=(), before="", max_sequences=512)

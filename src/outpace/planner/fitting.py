@@ -38,6 +38,8 @@ _REWEIGHTINGS = 5
 _DRAW_SEED = 2026
 _DRAWN_OFFSETS = 0.3
 _DRAWN_ITERATIONS = 60
+# The spread of a group of setups that name none: they are as the quantity itself says.
+_FIXED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,14 @@ def _unknowns(setups: Batch) -> _Unknowns:
             place = {value: len(names) + i for i, value in enumerate(values)}
             columns.append(np.array([place[value] for value in setups.groups[grouping]]))
             names = [*names, *(offset_name(name, grouping, value) for value in values)]
-            prior, spread = prior + [0.0] * len(values), spread + [deviation] * len(values)
+            prior = prior + [0.0] * len(values)
+            spread = spread + [_spread(grouping, value, deviation) for value in values]
         entries[name] = np.stack(columns, axis=1)
     return _Unknowns(tuple(names), np.array(prior), np.array(spread), entries)
+
+
+def _spread(grouping: str, value: str, deviation: float) -> float:
+    return deviation if value or grouping != "processor" else _FIXED
 
 
 def _cost(given: Evidence, unknowns: _Unknowns, at: Numbers) -> tuple[float, Numbers]:

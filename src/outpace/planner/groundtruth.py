@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from outpace.planner.accelmark import completed
 from outpace.planner.cases import CASE_COLUMNS, Case
 from outpace.planner.copies import Run, once
+from outpace.planner.recipes import published_image
 from outpace.planner.setups import Setup, resolve
-from outpace.planner.workloads import accelmark_workload
 from outpace.values.errors import InvalidInput
 
 FILES = ("throughput.csv", "latency.csv", "latency_inferencex.csv")
@@ -31,8 +32,6 @@ _PAGE = re.compile(r"/performance-lab/([^/]+)/")
 _MINDIE_ROWS = ("GPS-0244", "GPS-0285")
 # dstack's rows of two copies are the one copy's times two, to the last of ten digits, in all 19 pairs.
 _MULTIPLE = re.compile(r"label '\d+x\w+ [2-9]FP8")
-# AccelMark's rows name medians of its data sets, or none; `workloads.toml` has the means of its results by suite.
-_ACCELMARK = re.compile(r"AMK-([A-G])-")
 _DRAWN = "lengths drawn from 0.8 to 1"
 # The table's third origin gives the batch of one attention group; its experts lie on `moe_tp` x `moe_ep` devices, and
 # where that is more than `tp` there are several groups (Qwen3-235B on two H200: 16 callers, or two groups of 8).
@@ -145,12 +144,10 @@ def _questions(name: str, fields: dict[str, str]) -> Iterable[tuple[Case, float]
     base = {column: fields.get(column) or "" for column in CASE_COLUMNS}
     if _is_mindie(fields):
         base["engine"] = "MindIE"
-    suite = _ACCELMARK.match(fields["id"])
-    if suite:
-        base["isl"], base["osl"] = map(str, accelmark_workload(suite[1]))
+    case = completed(Case(**base))
     if name == "throughput.csv":
-        return [(Case(**base), float(fields["value"]))]
-    return _latencies(Case(**base), fields)
+        return [(case, float(fields["value"]))]
+    return _latencies(case, fields)
 
 
 def _is_mindie(fields: dict[str, str]) -> bool:
@@ -173,6 +170,10 @@ def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
     layout = f"attention-dp={_degree(fields['attn_dp'])} ep={_degree(fields['moe_ep'])}; {fields['notes']}"
     if fields["origin"] in _DRAWING_ORIGINS:
         layout = f"{_DRAWN}; {layout}"
+    version = fields["engine_version"]
+    image = published_image(fields["engine"], fields["measured"])
+    if image and not version:
+        version, layout = image.version, f"{layout}; {image.flags}"
     if fields["measured"] and fields["measured"] < _WARMED_SINCE:
         layout = f"{layout}; {_NOT_WARMED}"
     if fields["measured"]:
@@ -189,7 +190,7 @@ def _inferencex(fields: dict[str, str]) -> Iterator[tuple[Case, float]]:
         pp=_degree(fields["pp"]),
         weights_precision=fields["weights_precision"],
         engine=fields["engine"],
-        engine_version=fields["engine_version"],
+        engine_version=version,
         isl=fields["isl"],
         osl=fields["osl"],
         batch_or_concurrency=str(groups * int(fields["batch_or_concurrency"]))

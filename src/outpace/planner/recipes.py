@@ -105,6 +105,21 @@ def published_requests(notes: str, lengths: tuple[float, float]) -> float:
     return next((count for isl, osl, count in known if (isl, osl) == lengths), 0.0)
 
 
+class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The version in the image that InferenceX's lists named for an engine on some days, and its scripts' flags."""
+
+    engine: str
+    measured: tuple[str, ...]
+    version: str
+    flags: str = ""
+
+
+def published_image(engine: str, measured: str) -> Image | None:
+    """What a run of InferenceX ran that names no version, by its day; None where it is not known."""
+    images = (image for image in _tables().image if image.engine == engine and measured in image.measured)
+    return next(images, None)
+
+
 def recipes() -> tuple[Recipe, ...]:
     """Every known recipe, the narrower ones first."""
     return _tables().recipe
@@ -113,6 +128,7 @@ def recipes() -> tuple[Recipe, ...]:
 class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: tuple[Recipe, ...]
     run: tuple[Run, ...]
+    image: tuple[Image, ...]
 
 
 def drafted_tokens(start: Start, notes: str) -> int:

@@ -123,6 +123,8 @@ class Setup:
     gather_steps: float = 0.0
     # Where lengths are drawn, `isl` and `osl` are the longest; the mean is this share of them.
     mean_share: float = 1.0
+    # The processor beside the devices, as notes name it; empty when they do not.
+    processor: str = ""
 
     @property
     def mean_isl(self) -> float:
@@ -180,7 +182,7 @@ def resolve(case: Case) -> Setup:
     stored = _weights(_written_format(case, notes), named.implied_format, named.shape)
     isl, osl = _lengths(case, notes, named.shape.name)
     load, concurrency = _load(case, metric, notes, named.shape)
-    made = generation(case.engine, case.engine_version, on.vendor)
+    made = generation(case.engine, case.engine_version, on.vendor, notes)
     split, replicas, reading = split_of(case, named.shape, on, stored, notes)
     start = Start(
         engine=made.name,
@@ -223,7 +225,13 @@ def resolve(case: Case) -> Setup:
         drafted=drafted_tokens(start, notes) if load is Load.CLOSED else 0,
         gather_steps=gather_steps(start) if load is Load.CLOSED else 0.0,
         mean_share=mean_share(notes),
+        processor=_processor(notes) or on.processor.lower(),
     )
+
+
+def _processor(notes: str) -> str:
+    found = re.search(r"\bhost: ([^;]+)", notes)
+    return found[1].strip() if found else ""
 
 
 def _beams(notes: str, metric: Metric, model: str) -> int:
