@@ -66,7 +66,7 @@ FITTED: dict[str, Quantified] = {
 }
 
 
-# Loads whose answers come token by token; batches, bursts and full instances are asked for whole answers.
+# Loads whose answers come token by token; batches and full instances are asked for whole answers.
 _STREAMED = (Load.CLOSED, Load.RATE, Load.SERVER, Load.INTERACTIVE)
 
 
@@ -80,7 +80,10 @@ def mixer_of(shape: Architecture) -> str:
 
 
 def _delivery(setup: Setup) -> str:
-    return f"{setup.generation.name} {'streamed' if setup.load in _STREAMED else 'whole'}"
+    """A burst sent to a server, `all(1000)` or at an infinite rate, is streamed; a library answers one whole."""
+    is_sent = setup.case.batch_or_concurrency.startswith("all(") or bool(setup.case.request_rate_rps)
+    is_streamed = setup.load in _STREAMED or (setup.load is Load.BURST and is_sent)
+    return f"{setup.generation.name} {'streamed' if is_streamed else 'whole'}"
 
 
 _GROUPS: dict[str, Callable[[Setup], str]] = {
