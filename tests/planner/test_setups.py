@@ -213,3 +213,20 @@ def test_the_processor_beside_a_device_is_its_own_or_the_one_noted(
     gpu: str, notes: str, processor: str
 ) -> None:
     assert resolve(case(gpu=gpu, notes=notes)).processor == processor
+
+
+@pytest.mark.parametrize(
+    ("changes", "processor"),
+    [
+        ({}, "xeon platinum 8558"),
+        ({"engine": "vLLM v0.7.3", "engine_version": ""}, "xeon platinum 8558"),
+        ({"engine_version": "0.11.0"}, ""),
+        ({"model": "Llama-2-70B", "n_gpus": "2", "tp": "2"}, ""),
+        ({"notes": "host: EPYC 9554"}, "epyc 9554"),
+    ],
+)
+def test_a_case_like_published_runs_is_beside_their_processor(
+    changes: dict[str, str], processor: str
+) -> None:
+    asked = {"gpu": "H200", "engine_version": "0.7.3", **changes}
+    assert resolve(case(**asked)).processor == processor

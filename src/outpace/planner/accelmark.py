@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import msgspec
 
+from outpace.hardware.devices import Device, device
 from outpace.planner.cases import Case
 from outpace.planner.workloads import accelmark_workload
 
@@ -33,7 +34,15 @@ class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     most_devices: int = 1024
 
 
+class _Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Versions of engines and models that were run."""
+
+    versions: tuple[str, ...]
+    models: tuple[str, ...]
+
+
 class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    published: _Published
     substitute: tuple[_Substitute, ...]
     host: tuple[Host, ...]
 
@@ -43,11 +52,11 @@ def completed(case: Case) -> Case:
     run = _RUN.match(case.id)
     if not run:
         return case
-    suite, device, devices = run[1], run[2], int(run[3])
+    suite, written, devices = run[1], run[2], int(run[3])
     isl, osl = accelmark_workload(suite)
-    found = replace(case, isl=str(isl), osl=str(osl), notes=f"{case.notes}{_host_note(device, devices)}")
+    found = replace(case, isl=str(isl), osl=str(osl), notes=f"{case.notes}{_host_note(written, devices)}")
     for other in _facts().substitute:
-        if other.suite == suite and device in other.devices:
+        if other.suite == suite and written in other.devices:
             return replace(found, model=other.model, isl=str(other.isl), osl=str(other.osl))
     return found
 
@@ -57,8 +66,20 @@ def hosts() -> tuple[Host, ...]:
     return _facts().host
 
 
-def _host_note(device: str, devices: int) -> str:
-    found = (host for host in hosts() if host.device == device and devices <= host.most_devices)
+def published_processor(on: Device, model: str, version: str, devices: int) -> str:
+    """The processor beside the published runs of a model and an engine's version; empty where there are none."""
+    known = _facts().published
+    if version not in known.versions or model not in known.models:
+        return ""
+    return next((host.processor for host in hosts() if _is_beside(host, on, devices)), "")
+
+
+def _is_beside(host: Host, on: Device, devices: int) -> bool:
+    return devices <= host.most_devices and host.device in (on.name, *on.aliases)
+
+
+def _host_note(written: str, devices: int) -> str:
+    found = (host for host in hosts() if _is_beside(host, device(written), devices))
     return next((f"; host: {host.processor}" for host in found), "")
 
 

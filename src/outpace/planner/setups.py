@@ -7,9 +7,10 @@ from enum import StrEnum
 import msgspec
 
 from outpace.hardware.devices import Device, device
+from outpace.planner.accelmark import published_processor
 from outpace.planner.architectures import named_model
 from outpace.planner.cases import Case
-from outpace.planner.engines import Generation, generation
+from outpace.planner.engines import Generation, generation, version_name
 from outpace.planner.recipes import (
     Start,
     drafted_tokens,
@@ -183,6 +184,7 @@ def resolve(case: Case) -> Setup:
     isl, osl = _lengths(case, notes, named.shape.name)
     load, concurrency = _load(case, metric, notes, named.shape)
     made = generation(case.engine, case.engine_version, on.vendor, notes)
+    version = version_name(case.engine, case.engine_version)
     split, replicas, reading = split_of(case, named.shape, on, stored, notes)
     start = Start(
         engine=made.name,
@@ -225,7 +227,9 @@ def resolve(case: Case) -> Setup:
         drafted=drafted_tokens(start, notes) if load is Load.CLOSED else 0,
         gather_steps=gather_steps(start) if load is Load.CLOSED else 0.0,
         mean_share=mean_share(notes),
-        processor=_processor(notes) or on.processor.lower(),
+        processor=_processor(notes)
+        or on.processor.lower()
+        or published_processor(on, named.shape.name, version, split.devices).lower(),
     )
 
 
