@@ -48,6 +48,7 @@ def test_where_a_suite_ran_another_model_that_one_counts(number: str, model: str
         ("AMK-A-RTX-4090-Dx1-off", "epyc 9554"),
         ("AMK-A-RTX-4090x1-off", "xeon gold 6530"),
         ("AMK-F-Apple M1x1-off", ""),
+        ("AMK-F-A device of tomorrowx1-off", ""),
     ],
 )
 def test_the_processor_beside_the_devices_is_that_of_the_run(number: str, processor: str) -> None:

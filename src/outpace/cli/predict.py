@@ -35,8 +35,9 @@ def predict(
     What a case leaves open is taken as the published runs of the same engine, device, model and format were started:
     the format of keys and values, tokens drafted per step, how often arrivals are looked for. A column or a flag in
     notes goes before: `kv_precision`, `--kv-cache-dtype auto`, `--scheduler-recv-interval 1`, `speculation off`.
-    `host: Xeon Platinum 8558` in notes names the processor beside the devices, which small models depend on; without
-    it that of such published runs is taken, and one that was never measured counts as a middling one.
+    `host: Xeon Platinum 8558` in notes names the processor beside the devices, which small models depend on. Without it
+    published runs of the same model, device and engine version tell it, if there are any; one that was never measured
+    counts as a middling one.
     """
     from outpace.planner.calibration import load_calibration, shipped_calibration
     from outpace.planner.cases import read_cases

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import msgspec
 
-from outpace.hardware.devices import Device, device
+from outpace.hardware.devices import Device
 from outpace.planner.cases import Case
 from outpace.planner.workloads import accelmark_workload
 
@@ -54,7 +54,7 @@ def completed(case: Case) -> Case:
         return case
     suite, written, devices = run[1], run[2], int(run[3])
     isl, osl = accelmark_workload(suite)
-    found = replace(case, isl=str(isl), osl=str(osl), notes=f"{case.notes}{_host_note(written, devices)}")
+    found = replace(case, isl=str(isl), osl=str(osl), notes=f"{case.notes}{_host_note((written,), devices)}")
     for other in _facts().substitute:
         if other.suite == suite and written in other.devices:
             return replace(found, model=other.model, isl=str(other.isl), osl=str(other.osl))
@@ -71,16 +71,17 @@ def published_processor(on: Device, model: str, version: str, devices: int) -> s
     known = _facts().published
     if version not in known.versions or model not in known.models:
         return ""
-    return next((host.processor for host in hosts() if _is_beside(host, on, devices)), "")
+    return _processor_beside((on.name, *on.aliases), devices)
 
 
-def _is_beside(host: Host, on: Device, devices: int) -> bool:
-    return devices <= host.most_devices and host.device in (on.name, *on.aliases)
+def _host_note(names: tuple[str, ...], devices: int) -> str:
+    processor = _processor_beside(names, devices)
+    return f"; host: {processor}" if processor else ""
 
 
-def _host_note(written: str, devices: int) -> str:
-    found = (host for host in hosts() if _is_beside(host, device(written), devices))
-    return next((f"; host: {host.processor}" for host in found), "")
+def _processor_beside(names: tuple[str, ...], devices: int) -> str:
+    found = (host for host in hosts() if host.device in names and devices <= host.most_devices)
+    return next((host.processor for host in found), "")
 
 
 @cache

@@ -38,7 +38,7 @@ _REWEIGHTINGS = 5
 _DRAW_SEED = 2026
 _DRAWN_OFFSETS = 0.3
 _DRAWN_ITERATIONS = 60
-# The spread of a group of setups that name none: they are as the quantity itself says.
+# The spread of a group that is as the quantity itself says.
 _FIXED = 1e-3
 
 
@@ -99,8 +99,8 @@ class _Unknowns:
 def fit_from_anywhere(given: Evidence, starts: int) -> dict[str, float]:
     """The likeliest of fits from several starts.
 
-    The host, kernels and links each cost something per step, so the fit has several bottoms: which one a single
-    start ends in was luck, and moved errors by a point (lab log, 2026-11-30).
+    The host, kernels and links each cost something per step, so the fit may have several bottoms: which one a single
+    start ended in was luck, and moved errors by a point (lab log, 2026-11-30).
     """
     unknowns = _unknowns(given.batch)
     whole = np.array(["|" not in name for name in unknowns.names])
@@ -170,6 +170,7 @@ def _unknowns(setups: Batch) -> _Unknowns:
 
 
 def _spread(grouping: str, value: str, deviation: float) -> float:
+    """How far a group may be from the quantity itself; setups that name no processor are not apart from it."""
     return deviation if value or grouping != "processor" else _FIXED
 
 
